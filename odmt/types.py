@@ -1,0 +1,99 @@
+"""What passes between the parts of odmt: batches, item tokens, and the protocols that third parties may implement.
+
+Shapes are part of every signature. They are checked at run time where `ODMT_CHECK_SHAPES=1` is set (the tests set it;
+it needs jaxtyping and beartype); elsewhere annotations are never evaluated, so that importing odmt costs torch and numpy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING or os.environ.get("ODMT_CHECK_SHAPES") == "1":
+    from jaxtyping import Bool, Float, Int
+else:
+    Bool = Float = Int = None
+
+__all__ = ["Backbone", "Batch", "Bool", "Features", "Float", "Fusion", "Int", "Streams", "Tokens"]
+
+Streams = Mapping[str, Tensor]
+"""One tensor per stream ("id", "text", "image", ...), in insertion order."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Hold the token features of some items in one modality; an item whose mask is empty lacks that modality."""
+
+    values: Float[Tensor, "items tokens width"]
+    mask: Bool[Tensor, "items tokens"]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Tokens:
+        """Copy to `device`; the dtype stays as stored (fp16 in feature folders) and the model casts."""
+        return Tokens(self.values.to(device, non_blocking=non_blocking), self.mask.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold some users' histories and each distinct item in them exactly once.
+
+    `histories` index `items`, are left-padded, newest last; a padded slot holds 0 and is False in `mask`.
+    `counts` say how many slots of the batch an item fills, which is all that in-batch losses need to know of repeats.
+    """
+
+    items: Int[Tensor, " candidates"]
+    counts: Int[Tensor, " candidates"]
+    histories: Int[Tensor, "batch length"]
+    mask: Bool[Tensor, "batch length"]
+    content: Mapping[str, Tokens]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Copy every tensor to `device`."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)[:-1]}
+        content = {name: tokens.to(device, non_blocking) for name, tokens in self.content.items()}
+        return Batch(**moved, content=content)
+
+
+@runtime_checkable
+class Features(Protocol):
+    """Give the stored token features of a catalogue. Item 0 is padding and has no tokens; real items are 1..num_items."""
+
+    @property
+    def num_items(self) -> int: ...
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Feature width of every modality, in stream order."""
+        ...
+
+    def gather(self, modality: str, items: np.ndarray | Sequence[int]) -> Tokens:
+        """Read the tokens of `items` (global ids), padded to the longest of them and to at least one."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Turn the item vectors of a history into user states: causal, row t sees rows <= t, padding (mask False) unseen."""
+
+    def __call__(self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]: ...
+
+
+@runtime_checkable
+class Fusion(Protocol):
+    """Turn the tokens of items, one entry per input stream, into one vector per output stream.
+
+    Tokens are [items, tokens, width of that stream], masks [items, tokens] with True for a real token; the id stream is
+    one token wide. Output streams may be fewer (an early fusion returns one) and each gets a backbone of its own.
+    """
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the output streams."""
+        ...
+
+    def __call__(self, tokens: Streams, masks: Streams) -> Streams: ...
