@@ -20,7 +20,7 @@ if TYPE_CHECKING or os.environ.get("ODMT_CHECK_SHAPES") == "1":
 else:
     Bool = Float = Int = None
 
-__all__ = ["Backbone", "Batch", "Bool", "Features", "Float", "Fusion", "Int", "Streams", "Tokens"]
+__all__ = ["Backbone", "Batch", "Bool", "Features", "Float", "Fusion", "Int", "Questions", "Streams", "Tensor", "Tokens"]
 
 Streams = Mapping[str, Tensor]
 """One tensor per stream ("id", "text", "image", ...), in insertion order."""
@@ -57,6 +57,20 @@ class Batch:
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)[:-1]}
         content = {name: tokens.to(device, non_blocking) for name, tokens in self.content.items()}
         return Batch(**moved, content=content)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Ask, for each of some users, which item follows a history.
+
+    users: [users]; histories: [users, length], what the model reads; seen: [users, any], all of the user's events before the
+    target; targets: [users].
+    """
+
+    users: np.ndarray
+    histories: np.ndarray
+    seen: np.ndarray
+    targets: np.ndarray
 
 
 @runtime_checkable

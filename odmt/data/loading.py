@@ -1,0 +1,74 @@
+"""Batches of users in which every distinct item is read, encoded and scored once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from odmt.data.splits import LeaveTwoOut
+from odmt.types import Batch, Features
+
+__all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
+
+
+def make_batch(histories: np.ndarray, features: Features, modalities: Sequence[str]) -> Batch:
+    """Build a batch from histories of global ids [users, length], left-padded with 0; leading columns nobody fills are cut."""
+    filled = histories > 0
+    first = int(filled.any(0).argmax())
+    histories, filled = histories[:, first:], filled[:, first:]
+    items, inverse, counts = np.unique(histories[filled], return_inverse=True, return_counts=True)
+    index = np.zeros_like(histories)
+    index[filled] = inverse
+    content = {name: features.gather(name, items) for name in modalities}
+    return Batch(*(torch.from_numpy(array) for array in (items, counts, index, filled)), content=content)
+
+
+class Collate:
+    """Turn users into a training batch; a picklable callable for DataLoader workers."""
+
+    def __init__(self, split: LeaveTwoOut, features: Features, modalities: Sequence[str]) -> None:
+        self.split = split
+        self.features = features
+        self.modalities = tuple(modalities)
+
+    def __call__(self, users: Sequence[int]) -> Batch:
+        return make_batch(self.split.training(np.asarray(users)), self.features, self.modalities)
+
+
+class UserBatches(Sampler[list[int]]):
+    """Cut every epoch's permutation of users into batches and give this process its share of each.
+
+    The permutation depends on seed and epoch alone, so any number of processes sees the same global batches. `batch_size` is the
+    global one. A last batch too small for every process to have a user joins the one before it.
+    """
+
+    def __init__(self, num_users: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        if batch_size < world:
+            raise ValueError(f"batch_size={batch_size} is smaller than the {world} processes that share it; raise --train.batch-size")
+        self.num_users = num_users
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return max(1, self.num_users // self.batch_size + (self.num_users % self.batch_size >= self.world))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_users)
+        cuts = np.arange(1, len(self)) * self.batch_size
+        for batch in np.split(order, cuts):
+            yield batch[self.rank :: self.world].tolist()
+
+
+def training_loader(
+    split: LeaveTwoOut, features: Features, modalities: Sequence[str], batches: UserBatches, *, workers: int = 0
+) -> DataLoader[Batch]:
+    """Load the training batches of an epoch; set `batches.epoch` before each pass."""
+    collate = Collate(split, features, modalities)
+    users = range(split.num_users)
+    return DataLoader(users, batch_sampler=batches, collate_fn=collate, num_workers=workers)  # pyright: ignore[reportArgumentType]

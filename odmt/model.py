@@ -1,0 +1,190 @@
+"""ODMT: item streams, a fusion, one sequence model per stream, ranking losses, and distillation between the streams.
+
+    model = ODMT(features, dim=64, backbone=lambda: MyGRU(64),
+                 distill=DistillationGraph("id -> text", "id -> image", "ensemble -> id", temperature=2.0))
+    losses = model(batch)                  # {"ranking": ..., "distill": ...}: sum them, call backward
+    tables = model.encode_catalogue()      # {"id": [items + 1, dim], "text": ...}
+    scores = ensemble(model.score(histories, tables))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from odmt.backbones import BACKBONES
+from odmt.distill import DistillationGraph, ensemble
+from odmt.fusion import FUSIONS
+from odmt.ranking import in_batch_logits, log_multiplicity, next_item_loss, next_item_rows
+from odmt.spec import parse_call
+from odmt.types import Backbone, Batch, Features, Float, Fusion, Int, Streams, Tensor, Tokens
+
+__all__ = ["ODMT"]
+
+
+class ODMT(nn.Module):
+    """Recommend from what items are and from who clicked what.
+
+    features: token features of the catalogue; its modalities and, first, "id" are the streams unless `streams` picks some.
+    dim: width of item vectors and user states.
+    fusion: component string, or a module as in `odmt.types.Fusion`.
+    backbone: component string, or a function without arguments that makes one; called once per output stream of the fusion.
+    distill: teacher -> student edges among the output streams and "ensemble"; none by default.
+    item_counts: [num_items + 1] how often each item occurs in training, for the popularity correction of the ranking
+        loss; without it no correction is made.
+    popularity: strength of that correction; 1 is the release's.
+    length: longest history that will be read.
+    id_init: start of the id table: "random" (xavier), or the first tokens of one modality, or "mean" of all modalities (copied;
+        their widths must agree, and the table takes that width).
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        *,
+        streams: Sequence[str] = (),
+        dim: int = 128,
+        fusion: str | Fusion = "imt(layers=2, heads=2)",
+        backbone: str | Callable[[], Backbone] = "sasrec(layers=2, heads=2)",
+        distill: DistillationGraph | None = None,
+        item_counts: np.ndarray | None = None,
+        popularity: float = 1.0,
+        length: int = 10,
+        dropout: float = 0.1,
+        id_init: str = "random",
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.num_items = features.num_items
+        self.length = length
+        self.popularity = popularity
+        self.inputs = _checked_streams(streams, features)
+        self.modalities = tuple(name for name in self.inputs if name != "id")
+        widths = {name: features.widths.get(name, 0) for name in self.inputs}
+        if "id" in self.inputs:
+            self.id_table = _id_table(id_init, features, dim)
+            widths["id"] = self.id_table.embedding_dim
+        context = {"widths": widths, "dim": dim, "dropout": dropout, "length": length}
+        self.fusion = parse_call(fusion, known=FUSIONS, kind="fusion").build(**context) if isinstance(fusion, str) else fusion
+        self.streams = tuple(self.fusion.streams)
+        if isinstance(backbone, str):
+            call = parse_call(backbone, known=BACKBONES, kind="backbone")
+            self.backbones = nn.ModuleDict({name: call.build(**context) for name in self.streams})
+        else:
+            self.backbones = nn.ModuleDict({name: _module(backbone()) for name in self.streams})
+        self.distill = distill or DistillationGraph()
+        self.distill.check(self.streams)
+        self.register_buffer("log_popularity", _log_popularity(item_counts, self.num_items), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_popularity.device
+
+    def forward(self, batch: Batch, distill_weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
+        """Compute the losses of a batch whose histories hold inputs and targets: each position predicts the next.
+
+        "ranking" is the sum of the streams' next-item losses, "distill" the graph's loss times `distill_weight`.
+        """
+        vectors = self.encode(batch.items, batch.content)
+        rows, targets = next_item_rows(batch.histories, batch.mask)
+        precise = torch.promote_types(self.log_popularity.dtype, torch.float32)
+        multiplicity = log_multiplicity(batch.histories, batch.mask, batch.counts, dtype=precise)
+        correction = self.popularity * self.log_popularity[batch.items]
+        logits = {}
+        for name, items in vectors.items():
+            states = self.backbones[name](items[batch.histories[:, :-1]], batch.mask[:, :-1])
+            logits[name] = in_batch_logits(states[rows], items, correction)
+        ranking = torch.stack([next_item_loss(z, targets, multiplicity) for z in logits.values()]).sum()
+        return {"ranking": ranking, "distill": distill_weight * self.distill(logits, multiplicity)}
+
+    def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens] | None = None) -> Streams:
+        """Turn items (global ids) into one vector per stream, [items, dim]; `content` saves reading their features again."""
+        if content is None:
+            wanted = items.cpu().numpy()
+            content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
+        dtype = next(self.fusion.parameters(), self.log_popularity).dtype
+        tokens = {name: content[name].values.to(dtype) if name != "id" else self.id_table(items)[:, None] for name in self.inputs}
+        seen = torch.ones(len(items), 1, dtype=torch.bool, device=items.device)
+        return self.fusion(tokens, {name: content[name].mask if name != "id" else seen for name in self.inputs})
+
+    @torch.inference_mode()
+    def encode_catalogue(self, chunk: int = 512) -> Streams:
+        """Encode every item once, without dropout: per stream [num_items + 1, dim], row 0 (padding) zero.
+
+        Chunks are cut from the catalogue in order, so the numbers do not depend on who asks for them.
+        """
+        was_training = self.training
+        self.eval()
+        parts = [self.encode(ids) for ids in torch.arange(1, self.num_items + 1, device=self.device).split(chunk)]
+        self.train(was_training)
+        return {name: torch.cat([torch.zeros_like(parts[0][name][:1]), *(p[name] for p in parts)]) for name in self.streams}
+
+    @torch.inference_mode()
+    def states(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
+        """Read histories of global ids (left-padded with 0, newest last): one user state per stream, [batch, dim]."""
+        was_training = self.training
+        self.eval()
+        histories, mask = histories.to(self.device), histories.to(self.device) > 0
+        states = {name: self.backbones[name](tables[name][histories], mask)[:, -1] for name in self.streams}
+        self.train(was_training)
+        return states
+
+    def score(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
+        """Score the whole catalogue for each history: per stream [batch, num_items + 1], without popularity correction."""
+        return {name: state @ tables[name].T for name, state in self.states(histories, tables).items()}
+
+    def ensemble(self, scores: Streams) -> Tensor:
+        """Combine the streams' scores into the recommendation: their mean."""
+        return ensemble(scores)
+
+
+def _module(backbone: Backbone) -> nn.Module:
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(f"backbone() returned {type(backbone).__name__}, not a torch module; return one, freshly made at each call")
+    return backbone
+
+
+def _checked_streams(streams: Sequence[str], features: Features) -> tuple[str, ...]:
+    known = ("id", *features.widths)
+    for name in streams:
+        if name not in known:
+            raise ValueError(f"stream {name!r} has no features; there are: {', '.join(known)}")
+    return tuple(streams) or known
+
+
+def _id_table(init: str, features: Features, dim: int) -> nn.Embedding:
+    if init == "random":
+        table = nn.Embedding(features.num_items + 1, dim, padding_idx=0)
+        nn.init.xavier_normal_(table.weight)
+    else:
+        names = list(features.widths) if init == "mean" else [init]
+        missing = [name for name in names if name not in features.widths]
+        if missing or not names:
+            raise ValueError(f"id_init={init!r} needs features of {', '.join(missing) or 'some modality'}; 'random' needs none")
+        if len({features.widths[name] for name in names}) > 1:
+            raise ValueError(f"id_init='mean' needs features of one width, but they are {dict(features.widths)}; name one modality")
+        start = torch.stack([_first_tokens(features, name) for name in names]).mean(0)
+        table = nn.Embedding.from_pretrained(start, freeze=False, padding_idx=0)
+    with torch.no_grad():
+        table.weight[0].zero_()
+    return table
+
+
+def _first_tokens(features: Features, modality: str) -> Tensor:
+    start = torch.zeros(features.num_items + 1, features.widths[modality])
+    for ids in np.array_split(np.arange(1, features.num_items + 1), max(1, features.num_items // 4096)):
+        tokens = features.gather(modality, ids)
+        start[torch.from_numpy(ids)] = tokens.values[:, 0].float() * tokens.mask[:, :1]
+    return start
+
+
+def _log_popularity(item_counts: np.ndarray | None, num_items: int) -> Tensor:
+    if item_counts is None:
+        return torch.zeros(num_items + 1)
+    if len(item_counts) != num_items + 1:
+        raise ValueError(f"item_counts has {len(item_counts)} entries, but {num_items} items need {num_items + 1} (0 is padding)")
+    counts = torch.from_numpy(np.maximum(item_counts, 1)).double()  # an item that never occurs in training is no candidate there
+    return (counts / float(item_counts.sum())).log().float()
