@@ -12,101 +12,47 @@ A third party may write such a folder with numpy alone. Ours are written by `odm
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
+from odmt.data.tokens import FeatureError, TokenTable
 from odmt.types import Float, Tokens
 
-__all__ = ["FeatureError", "ItemFeatures", "TokenTable"]
+__all__ = [
+    "FeatureError",
+    "FeaturedDataset",
+    "ItemFeatures",
+    "TokenTable",
+    "feature_key",
+    "open_features",
+    "read_recipe",
+]
 
-NOTHING: Mapping[str, int] = MappingProxyType({})
+SCHEMA = 1
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+KEY = re.compile(r"[0-9a-f]{16}")
+IDENTITY = ("modality", "dataset", "settings", "width")
 
 
-class FeatureError(ValueError):
-    """Say what is wrong with the features of a dataset, and how to make or choose the right ones."""
-
-
-@dataclass(frozen=True)
-class TokenTable:
-    """Hold the tokens of every item in one modality: all rows side by side, and where each item's rows are.
-
-    `values` is [total tokens, width] fp16 or fp32, usually memory-mapped; `spans` is [num_items + 1, 2] (start, length).
-    `folder` is where they were read from, so that a worker process maps the file again instead of receiving a copy.
-    """
-
-    values: np.ndarray
-    spans: np.ndarray
-    folder: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 2 or self.values.dtype not in (np.float16, np.float32):
-            raise FeatureError(
-                f"tokens must be [tokens, width] in float16 or float32, not {self.values.shape} {self.values.dtype}"
-            )
-        if self.spans.ndim != 2 or self.spans.shape[1] != 2 or len(self.spans) < 1:
-            raise FeatureError(f"spans must be [items + 1, 2] (start, length), not {self.spans.shape}")
-        starts, lengths = self.spans[:, 0], self.spans[:, 1]
-        wrong = np.flatnonzero((lengths < 0) | (starts < 0) | (starts + lengths > len(self.values)))
-        if len(wrong):
-            item = int(wrong[0])
-            raise FeatureError(
-                f"item {item} claims rows {starts[item]} to {starts[item] + lengths[item]} of {len(self.values)} tokens: "
-                "the two files do not belong together; remove the folder and encode again"
-            )
-        if lengths[0]:
-            raise FeatureError(f"item 0 is padding and must have no tokens, but has {lengths[0]}")
-
-    @classmethod
-    def open(cls, folder: Path) -> TokenTable:
-        """Map the two arrays of a feature folder; nothing but the spans is read. Raises `FeatureError` if damaged."""
-        try:
-            values = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
-            spans = np.load(folder / "spans.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise FeatureError(f"{folder}: damaged ({error}); remove the folder and encode again") from error
-        return cls(values, spans, folder)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        if self.folder is not None:
-            return TokenTable.open, (self.folder,)
-        return TokenTable, (self.values, self.spans)
+@runtime_checkable
+class FeaturedDataset(Protocol):
+    """Name what features need to know of a dataset: its folder, its size, and what its content hashes to."""
 
     @property
-    def num_items(self) -> int:
-        return len(self.spans) - 1
+    def path(self) -> Path: ...
 
     @property
-    def width(self) -> int:
-        return self.values.shape[1]
+    def num_items(self) -> int: ...
 
-    def gather(self, items: np.ndarray | Sequence[int], max_tokens: int | None = None) -> Tokens:
-        """Read the first `max_tokens` tokens (None: all) of each item, padded to the longest and to at least one.
-
-        Raises `FeatureError` for an id outside 0..num_items.
-        """
-        wanted = np.asarray(items, dtype=np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() <= self.num_items:
-            raise FeatureError(
-                f"items {wanted.min()} to {wanted.max()} asked for, but the table has 0 to {self.num_items}"
-            )
-        starts, lengths = self.spans[wanted, 0], self.spans[wanted, 1]
-        if max_tokens is not None:
-            lengths = np.minimum(lengths, max_tokens)
-        columns = np.arange(max(1, lengths.max(initial=0)))
-        mask = columns < lengths[:, None]
-        rows = (starts[:, None] + columns)[mask]
-        # A plain view: indexing the memmap class itself builds a memmap per call.
-        found = np.take(np.asarray(self.values), rows, axis=0)
-        if len(found) < mask.size:
-            padded = np.zeros((mask.size, self.width), dtype=found.dtype)
-            padded[np.flatnonzero(mask)] = found
-            found = padded
-        return Tokens(torch.from_numpy(found.reshape(*mask.shape, self.width)), torch.from_numpy(mask))
+    def content_fingerprint(self, modality: str) -> str: ...
 
 
 class ItemFeatures:
@@ -164,6 +110,104 @@ class ItemFeatures:
         if modality not in self.tables:
             raise FeatureError(f"no {modality!r} features here; there are {', '.join(self.tables) or 'none'}")
         return self.tables[modality]
+
+
+def open_features(
+    dataset: FeaturedDataset,
+    modalities: Sequence[str],
+    *,
+    select: Mapping[str, str] = NOTHING,
+    max_tokens: Mapping[str, int] = NOTHING,
+) -> ItemFeatures:
+    """Map the features of `modalities` that belong to `dataset`; milliseconds, whatever their size.
+
+    `select` chooses among several caches of a modality by encoder name or by the beginning of a key; `max_tokens` reads
+    no more than so many tokens per item. Raises `FeatureError` where there are no features, several, damaged ones, or
+    only ones that were made for another dataset.
+    """
+    for modality in select:
+        if modality not in modalities:
+            raise FeatureError(f"features are chosen for {modality!r}, but the modalities are {', '.join(modalities)}")
+    tables: dict[str, TokenTable] = {}
+    for modality in modalities:
+        folder, recipe = _choose(dataset, modality, select.get(modality))
+        tables[modality] = _open_table(folder, recipe, dataset.num_items)
+    return ItemFeatures(tables, num_items=dataset.num_items, max_tokens=max_tokens)
+
+
+def feature_key(recipe: Mapping[str, Any]) -> str:
+    """Hash what decides the values of features: modality, dataset, encoder settings and width; 16 hexadecimal digits."""
+    identity = {name: recipe[name] for name in IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def read_recipe(folder: Path) -> Mapping[str, Any]:
+    """Read what made the features in `folder`. Raises `FeatureError` where it is missing, foreign or edited."""
+    import yaml
+
+    path = folder / "recipe.yaml"
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FeatureError(f"{path}: cannot be read ({error}); remove {folder} and encode again") from error
+    missing = [n for n in ("schema", "encoder", "done", *IDENTITY) if not isinstance(recipe, dict) or n not in recipe]
+    if missing:
+        raise FeatureError(f"{path}: lacks {', '.join(missing)}; remove {folder} and encode again")
+    if recipe["schema"] != SCHEMA:
+        raise FeatureError(
+            f"{path}: schema is {recipe['schema']!r}, this odmt reads {SCHEMA}; encode again with this odmt"
+        )
+    if feature_key(recipe) != folder.name:
+        raise FeatureError(
+            f"{path}: the recipe hashes to {feature_key(recipe)}, not to the folder's name {folder.name}: it was edited or "
+            f"moved; remove {folder} and encode again"
+        )
+    return recipe
+
+
+def _choose(dataset: FeaturedDataset, modality: str, wanted: str | None) -> tuple[Path, Mapping[str, Any]]:
+    root = dataset.path / "features" / modality
+    command = f"python -m odmt.encoders {dataset.path} --modality {modality} --encoder NAME"
+    folders = sorted(path for path in root.glob("*") if KEY.fullmatch(path.name))
+    unfinished = sorted(path.name for path in root.glob(".*.partial"))
+    if not folders:
+        hint = (
+            f" ({', '.join(unfinished)} is unfinished: the command that began it goes on with it)" if unfinished else ""
+        )
+        raise FeatureError(f"{dataset.path} has no {modality} features{hint}; make them with: {command}")
+    found = {folder: read_recipe(folder) for folder in folders}
+    own = dataset.content_fingerprint(modality)
+    fitting = {folder: recipe for folder, recipe in found.items() if recipe["dataset"] == own}
+    if not fitting:
+        made_for = ", ".join(f"{folder.name} for {str(recipe['dataset'])[:16]}" for folder, recipe in found.items())
+        raise FeatureError(
+            f"{root}: these {modality} features were made for another dataset ({made_for}); this one's {modality} content "
+            f"is {own[:16]}. Remove them and run: {command}"
+        )
+    chosen = {f: r for f, r in fitting.items() if wanted is None or _is_meant(wanted, f.name, str(r["encoder"]))}
+    if len(chosen) != 1:
+        listing = "".join(f"\n  {folder.name}  {recipe['encoder']}" for folder, recipe in fitting.items())
+        problem = "several caches" if wanted is None else f"{len(chosen) or 'no'} caches that match {wanted!r}"
+        example = next(iter(fitting)).name
+        raise FeatureError(
+            f"{root} has {problem} of {modality} features; choose with --data.features {modality}={example} among:{listing}"
+        )
+    return next(iter(chosen.items()))
+
+
+def _is_meant(wanted: str, key: str, encoder: str) -> bool:
+    # An encoder is named with or without its revision (`name@revision`) and its arguments (`tfidf(dim=64)`).
+    return key.startswith(wanted) or wanted in (encoder, re.split(r"[@(]", encoder)[0])
+
+
+def _open_table(folder: Path, recipe: Mapping[str, Any], num_items: int) -> TokenTable:
+    table = TokenTable.open(folder)
+    if (table.num_items, table.width) != (num_items, recipe["width"]):
+        raise FeatureError(
+            f"{folder}: holds {table.num_items} items of width {table.width}, expected {num_items} of {recipe['width']}; "
+            "remove it and encode again"
+        )
+    return table
 
 
 def _table_of(modality: str, num_items: int, given: np.ndarray | Sequence[np.ndarray | None]) -> TokenTable:

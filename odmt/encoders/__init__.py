@@ -1,0 +1,102 @@
+"""Frozen encoders: the content of items in, token features out. `python -m odmt.encoders --help` is the command.
+
+An encoder is chosen by name: a `transformers` model (hub name or folder) or `tfidf(dim=64)` for text, a timm model or
+`histogram(bins=8)` for images, or `package.module:Class(...)` for one of your own that follows `Encoder`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from odmt.spec import Call, parse_call
+
+__all__ = ["Content", "Encoder", "EncoderError", "Fitted", "Unreadable", "load_encoder"]
+
+Content = str | Path
+"""What an item has in one modality: its text, or the path of its picture."""
+
+KNOWN: Mapping[str, Mapping[str, str]] = {
+    "text": {"tfidf": "odmt.encoders.text:Tfidf", "transformers": "odmt.encoders.text:TransformersText"},
+    "image": {"histogram": "odmt.encoders.image:Histogram", "timm": "odmt.encoders.image:TimmImage"},
+}
+"""Encoders per modality. The last of each takes any other name as its `model`: a model hub's names are not listed here."""
+
+
+class EncoderError(ValueError):
+    """Say why an encoder cannot be had or cannot be used, and what to write instead."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stand for the tokens of an item whose content is damaged; the item then lacks the modality."""
+
+    reason: str
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turn contents into token features."""
+
+    @property
+    def name(self) -> str:
+        """Name the encoder for people, with its revision where there is one."""
+        ...
+
+    @property
+    def width(self) -> int: ...
+
+    def recipe(self) -> Mapping[str, Any]:
+        """Give everything that decides the values, as YAML-able literals; no path of this machine."""
+        ...
+
+    def lengths(self, contents: Sequence[Content]) -> Sequence[int]:
+        """Give each content's cost, so that contents of one length are encoded together."""
+        ...
+
+    def encode(self, contents: Sequence[Content]) -> list[np.ndarray | Unreadable]:
+        """Encode one batch: [tokens, width] per content, most telling token first; [0, width] where it says nothing."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """Name what an encoder that learns from the catalogue has in addition; it is fitted before it encodes."""
+
+    def fit(self, contents: Sequence[Content]) -> None: ...
+
+
+def load_encoder(modality: str, name: str, **options: Any) -> Encoder:
+    """Build the encoder that `name` means, with those `options` (layer, max_tokens, bf16, device) that were chosen.
+
+    Raises:
+        EncoderError: where the modality has no encoders, or the encoder does not take an option.
+        SpecError: where `name` is misspelt or its arguments are wrong.
+    """
+    if modality not in KNOWN:
+        raise EncoderError(f"there are no {modality!r} encoders yet; there are encoders for {', '.join(KNOWN)}")
+    call = _parse(modality, name)
+    for option in options.keys() & call.arguments.keys():
+        raise EncoderError(f"{option} is given twice: in {name!r} and as an option; leave one")
+    return replace(call, arguments={**call.arguments, **options}).build()
+
+
+def _parse(modality: str, name: str) -> Call:
+    known = KNOWN[modality]
+    *_, fallback = known
+    head, arguments = name, ""
+    if not Path(name).exists() and (match := re.fullmatch(r"([^()]*)(\(.*\))", name, flags=re.DOTALL)):
+        head, arguments = match[1].strip(), match[2]
+    kind = f"{modality} encoder"
+    if head in known or re.fullmatch(r"[\w.]+:\w+", head):
+        return parse_call(name, known=known, kind=kind)
+    if not Path(head).exists() and (close := difflib.get_close_matches(head, known, n=1, cutoff=0.7)):
+        raise EncoderError(f"unknown {kind} {head!r}; did you mean {close[0]!r}?")
+    call = parse_call(f"{fallback}{arguments}", known=known, kind=kind)
+    return replace(call, arguments={"model": head, **call.arguments})
