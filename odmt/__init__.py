@@ -1,7 +1,8 @@
 """odmt: recommend micro-videos and products from what they are as well as from who clicked what.
 
-Importing this package costs torch and numpy. Datasets, encoders and training live in `odmt.data.format`, `odmt.encoders`
-and `odmt.training`, which bring their own libraries. `ODMT_CHECK_SHAPES=1` checks every tensor's shape at run time.
+Importing this package costs torch and numpy. Datasets, encoders and training live in `odmt.data.format`,
+`odmt.encoders` and `odmt.training`, which bring their own libraries. `ODMT_CHECK_SHAPES=1` checks every tensor's shape
+at run time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The post-norm transformer block that the item transformer and SASRec share, with cheap attention from few queries.
 
-Block as in the ODMT release (arXiv 2308.04067): no bias in the four attention projections, feed-forward of 4*dim with ReLU,
-LayerNorm eps 1e-6 after each residual. Rows that nobody reads need not be computed: a block takes the rows it should
-return (`queries`) apart from the rows they look at (`context`).
+Block as in the ODMT release (arXiv 2308.04067): no bias in the four attention projections, feed-forward of 4*dim with
+ReLU, LayerNorm eps 1e-6 after each residual. Rows that nobody reads need not be computed: a block takes the rows it
+should return (`queries`) apart from the rows they look at (`context`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch queries dim"]:
         query = rearrange(self.query(queries), "b q (h d) -> b h q d", h=self.heads)
         num_queries, num_rows, dim = queries.shape[1], context.shape[1], context.shape[2]
-        # Multiplications per item: folding W_K into the queries and W_V behind the sum costs 2 q (dim + h rows) dim, projecting
-        # every context row costs 2 rows (dim + q) dim. Both give the same numbers: (q W_K) x = q (W_K x), W_V sum = sum W_V.
+        # Multiplications per item: folding W_K into the queries and W_V behind the sum costs 2 q (dim + h rows) dim,
+        # projecting every context row costs 2 rows (dim + q) dim. Both give the same numbers: (q W_K) x = q (W_K x),
+        # W_V sum = sum W_V.
         fold = num_queries * (dim + self.heads * num_rows) < num_rows * (dim + num_queries)
         attend = self._folded if fold else self._projected
         return self.output(rearrange(attend(query, context, allowed), "b h q d -> b q (h d)"))

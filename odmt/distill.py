@@ -5,9 +5,9 @@ It is a plain function of logits and needs nothing else of odmt:
     graph = DistillationGraph("id -> text", "id -> image", "ensemble -> id", temperature=2.0)
     loss = graph({"id": z_id, "text": z_text, "image": z_image})
 
-As released (arXiv 2308.04067): cross entropy CE(softmax(z_teacher / tau), softmax(z_student / tau)) * tau^2, teachers not
-detached, "ensemble" the mean of the streams' logits. The paper's figure draws both directions and calls it KL; KL has
-the same gradient for the student, but not for a teacher that is not detached.
+As released (arXiv 2308.04067): cross entropy CE(softmax(z_teacher / tau), softmax(z_student / tau)) * tau^2, teachers
+not detached, "ensemble" the mean of the streams' logits. The paper's figure draws both directions and calls it KL; KL
+has the same gradient for the student, but not for a teacher that is not detached.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Edge:
             raise ValueError(f"edge {text!r} is not of the form 'teacher -> student', for example 'id -> text'")
         teacher, student = parts
         if student == "ensemble":
-            raise ValueError(f"edge {text!r}: the ensemble is the mean of the streams and cannot be taught; name a stream")
+            raise ValueError(
+                f"edge {text!r}: the ensemble is the mean of the streams and cannot be taught; name a stream"
+            )
         if teacher == student:
             raise ValueError(f"edge {text!r} teaches a stream by itself; name two different ones")
         return cls(teacher, student)
@@ -54,7 +56,9 @@ def ensemble(logits: Mapping[str, Tensor]) -> Tensor:
 
 
 def sigmoid_ramp(progress: float, length: float) -> float:
-    """Rise from exp(-5) at 0 to 1 at `length`, in epochs or steps alike (arXiv 1610.02242); 1 throughout if `length` is 0."""
+    """Rise from exp(-5) at 0 to 1 at `length`, in epochs or steps alike (arXiv 1610.02242); 1 throughout if `length`
+    is 0.
+    """
     if length <= 0:
         return 1.0
     return math.exp(-5.0 * (1.0 - min(progress, length) / length) ** 2)
@@ -114,5 +118,7 @@ class DistillationGraph:
         if self.loss == "ce":
             terms = normaliser - (probability * z_student).sum(-1)
         else:  # log p - log q per copy of a candidate: m cancels
-            terms = normaliser - torch.logsumexp(z_teacher + m, dim=-1) + (probability * (z_teacher - z_student)).sum(-1)
+            terms = (
+                normaliser - torch.logsumexp(z_teacher + m, dim=-1) + (probability * (z_teacher - z_student)).sum(-1)
+            )
         return terms.mean() * self.temperature**2

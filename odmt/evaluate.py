@@ -1,13 +1,13 @@
 """Rank targets among the whole catalogue and report HR@k, NDCG@k and MRR, for every stream and their ensemble.
 
-The rank of a target is 1 + how many items score higher + half of how many others score the same: the average over all orders of
-the tied items, so that a model which scores everything alike earns chance and no more. HR@k counts rank <= k, NDCG@k adds
-1 / log2(rank + 1) for those, MRR averages 1 / rank. Counting needs no sort.
+The rank of a target is 1 + how many items score higher + half of how many others score the same: the average over all
+orders of the tied items, so that a model which scores everything alike earns chance and no more. HR@k counts rank <=
+k, NDCG@k adds 1 / log2(rank + 1) for those, MRR averages 1 / rank. Counting needs no sort.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,8 +30,8 @@ def mask_seen(
 ) -> Float[Tensor, "users items"]:
     """Set padding (item 0) and each user's own history to -inf.
 
-    A target that the user has had before keeps its score with repeats="rank"; with "miss" it is masked like the rest of the
-    history, and can never be hit (what the released evaluation does).
+    A target that the user has had before keeps its score with repeats="rank"; with "miss" it is masked like the rest
+    of the history, and can never be hit (what the released evaluation does).
     """
     kept = scores.gather(1, targets[:, None])
     masked = scores.scatter(1, seen, -torch.inf)
@@ -57,14 +57,14 @@ def ranks(
     tile: int = 256,
     rank: int = 0,
     world: int = 1,
-    progress: Callable[[Sequence[int]], Sequence[int]] = lambda tiles: tiles,
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda tiles: tiles,
 ) -> dict[str, np.ndarray]:
     """Rank the targets of all questions: per stream, and "ensemble" (mean of the scores), float32 [users].
 
     states: user states of histories, per stream [users, dim]; tables: item vectors per stream [items + 1, dim].
-    tile: users scored at once, fewer where the catalogue is large. Tiles are cut from the questions' own order and each process
-    (`rank` of `world`) takes every world-th one, so any number of processes computes the same numbers; the entries of the
-    other processes' tiles are 0, to be summed up.
+    tile: users scored at once, fewer where the catalogue is large. Tiles are cut from the questions' own order and
+        each process (`rank` of `world`) takes every world-th one, so any number of processes computes the same
+        numbers; the entries of the other processes' tiles are 0, to be summed up.
     """
     device = next(iter(tables.values())).device
     num_users, num_items = len(questions.targets), len(next(iter(tables.values())))
@@ -89,7 +89,11 @@ def ranks(
 
 
 def popularity_ranks(
-    item_counts: np.ndarray, questions: Questions, *, mask_history: bool = True, repeats: Literal["rank", "miss"] = "rank"
+    item_counts: np.ndarray,
+    questions: Questions,
+    *,
+    mask_history: bool = True,
+    repeats: Literal["rank", "miss"] = "rank",
 ) -> np.ndarray:
     """Rank the targets by how often items occur in training: the baseline that needs no model."""
     counts = torch.from_numpy(item_counts).float()

@@ -1,6 +1,8 @@
-"""From the tokens of an item to its vectors: the ID-aware multimodal transformer, and the simple fusions it competes with.
+"""From the tokens of an item to its vectors: the ID-aware multimodal transformer, and the simple fusions it competes
+with.
 
-Each fusion takes `widths`, the feature width of every input stream in order, and `dim`; see `odmt.types.Fusion` for the call.
+Each fusion takes `widths`, the feature width of every input stream in order, and `dim`; see `odmt.types.Fusion` for
+the call.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def _two_layers(width: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, dim), nn.LeakyReLU(), nn.Linear(dim, dim))
 
 
-def _mean(tokens: Float[Tensor, "items tokens width"], mask: Bool[Tensor, "items tokens"]) -> Float[Tensor, "items width"]:
+def _mean(
+    tokens: Float[Tensor, "items tokens width"], mask: Bool[Tensor, "items tokens"]
+) -> Float[Tensor, "items width"]:
     weights = mask.to(tokens.dtype).unsqueeze(-1)
     return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
 
@@ -35,10 +39,11 @@ def _mean(tokens: Float[Tensor, "items tokens width"], mask: Bool[Tensor, "items
 class IDAwareTransformer(nn.Module):
     """Fuse the streams of an item by attention over all its tokens (IMT, arXiv 2308.04067, section 3.2).
 
-    The sequence is [content tokens of every modality | id], projected to `dim` by one linear map per stream; out come the first
-    token of every modality and the id, each through its own two-layer MLP. With `text_sees_id=False` (the release's
-    default) no content token attends to the id, so that content vectors hold content alone; the id attends to everything.
-    An item that lacks a modality shows nothing of it to its other streams, and a learned vector stands in its own.
+    The sequence is [content tokens of every modality | id], projected to `dim` by one linear map per stream; out come
+    the first token of every modality and the id, each through its own two-layer MLP. With `text_sees_id=False` (the
+    release's default) no content token attends to the id, so that content vectors hold content alone; the id attends
+    to everything. An item that lacks a modality shows nothing of it to its other streams, and a learned vector stands
+    in its own.
     """
 
     def __init__(
@@ -53,7 +58,9 @@ class IDAwareTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if layers < 1:
-            raise ValueError(f"layers={layers}: the item transformer needs at least one; use fusion 'independent' for none")
+            raise ValueError(
+                f"layers={layers}: the item transformer needs at least one; use fusion 'independent' for none"
+            )
         self.streams = tuple(widths)
         self._content = tuple(name for name in widths if name != "id")
         self.text_sees_id = text_sees_id
@@ -89,7 +96,9 @@ class IDAwareTransformer(nn.Module):
 
 
 class Independent(nn.Module):
-    """Give every stream its own vector, without exchange: the id as it is, content as the mean of its tokens through an MLP."""
+    """Give every stream its own vector, without exchange: the id as it is, content as the mean of its tokens through
+    an MLP.
+    """
 
     def __init__(self, widths: Mapping[str, int], dim: int) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
 """ODMT: item streams, a fusion, one sequence model per stream, ranking losses, and distillation between the streams.
 
-    model = ODMT(features, dim=64, backbone=lambda: MyGRU(64),
-                 distill=DistillationGraph("id -> text", "id -> image", "ensemble -> id", temperature=2.0))
-    losses = model(batch)                  # {"ranking": ..., "distill": ...}: sum them, call backward
-    tables = model.encode_catalogue()      # {"id": [items + 1, dim], "text": ...}
-    scores = ensemble(model.score(histories, tables))
+model = ODMT(features, dim=64, backbone=lambda: MyGRU(64),
+             distill=DistillationGraph("id -> text", "id -> image", "ensemble -> id", temperature=2.0))
+losses = model(batch)                  # {"ranking": ..., "distill": ...}: sum them, call backward
+tables = model.encode_catalogue()      # {"id": [items + 1, dim], "text": ...}
+scores = ensemble(model.score(histories, tables))
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ __all__ = ["ODMT"]
 class ODMT(nn.Module):
     """Recommend from what items are and from who clicked what.
 
-    features: token features of the catalogue; its modalities and, first, "id" are the streams unless `streams` picks some.
+    features: token features of the catalogue; its modalities and, first, "id" are the streams unless `streams` picks
+        some.
     dim: width of item vectors and user states.
     fusion: component string, or a module as in `odmt.types.Fusion`.
-    backbone: component string, or a function without arguments that makes one; called once per output stream of the fusion.
+    backbone: component string, or a function without arguments that makes one; called once per output stream of the
+        fusion.
     distill: teacher -> student edges among the output streams and "ensemble"; none by default.
     item_counts: [num_items + 1] how often each item occurs in training, for the popularity correction of the ranking
         loss; without it no correction is made.
     popularity: strength of that correction; 1 is the release's.
     length: longest history that will be read.
-    id_init: start of the id table: "random" (xavier), or the first tokens of one modality, or "mean" of all modalities (copied;
-        their widths must agree, and the table takes that width).
+    id_init: start of the id table: "random" (xavier), or the first tokens of one modality, or "mean" of all modalities
+        (copied; their widths must agree, and the table takes that width).
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class ODMT(nn.Module):
             self.id_table = _id_table(id_init, features, dim)
             widths["id"] = self.id_table.embedding_dim
         context = {"widths": widths, "dim": dim, "dropout": dropout, "length": length}
-        self.fusion = parse_call(fusion, known=FUSIONS, kind="fusion").build(**context) if isinstance(fusion, str) else fusion
+        self.fusion = (
+            parse_call(fusion, known=FUSIONS, kind="fusion").build(**context) if isinstance(fusion, str) else fusion
+        )
         self.streams = tuple(self.fusion.streams)
         if isinstance(backbone, str):
             call = parse_call(backbone, known=BACKBONES, kind="backbone")
@@ -77,6 +81,7 @@ class ODMT(nn.Module):
             self.backbones = nn.ModuleDict({name: _module(backbone()) for name in self.streams})
         self.distill = distill or DistillationGraph()
         self.distill.check(self.streams)
+        self.log_popularity: Tensor
         self.register_buffer("log_popularity", _log_popularity(item_counts, self.num_items), persistent=False)
 
     @property
@@ -101,12 +106,17 @@ class ODMT(nn.Module):
         return {"ranking": ranking, "distill": distill_weight * self.distill(logits, multiplicity)}
 
     def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens] | None = None) -> Streams:
-        """Turn items (global ids) into one vector per stream, [items, dim]; `content` saves reading their features again."""
+        """Turn items (global ids) into one vector per stream, [items, dim]; `content` saves reading their features
+        again.
+        """
         if content is None:
             wanted = items.cpu().numpy()
             content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
-        dtype = next(self.fusion.parameters(), self.log_popularity).dtype
-        tokens = {name: content[name].values.to(dtype) if name != "id" else self.id_table(items)[:, None] for name in self.inputs}
+        dtype = self.log_popularity.dtype
+        tokens = {
+            name: content[name].values.to(dtype) if name != "id" else self.id_table(items)[:, None]
+            for name in self.inputs
+        }
         seen = torch.ones(len(items), 1, dtype=torch.bool, device=items.device)
         return self.fusion(tokens, {name: content[name].mask if name != "id" else seen for name in self.inputs})
 
@@ -120,7 +130,9 @@ class ODMT(nn.Module):
         self.eval()
         parts = [self.encode(ids) for ids in torch.arange(1, self.num_items + 1, device=self.device).split(chunk)]
         self.train(was_training)
-        return {name: torch.cat([torch.zeros_like(parts[0][name][:1]), *(p[name] for p in parts)]) for name in self.streams}
+        return {
+            name: torch.cat([torch.zeros_like(parts[0][name][:1]), *(p[name] for p in parts)]) for name in self.streams
+        }
 
     @torch.inference_mode()
     def states(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
@@ -133,7 +145,9 @@ class ODMT(nn.Module):
         return states
 
     def score(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
-        """Score the whole catalogue for each history: per stream [batch, num_items + 1], without popularity correction."""
+        """Score the whole catalogue for each history: per stream [batch, num_items + 1], without popularity
+        correction.
+        """
         return {name: state @ tables[name].T for name, state in self.states(histories, tables).items()}
 
     def ensemble(self, scores: Streams) -> Tensor:
@@ -143,7 +157,9 @@ class ODMT(nn.Module):
 
 def _module(backbone: Backbone) -> nn.Module:
     if not isinstance(backbone, nn.Module):
-        raise ValueError(f"backbone() returned {type(backbone).__name__}, not a torch module; return one, freshly made at each call")
+        raise ValueError(
+            f"backbone() returned {type(backbone).__name__}, not a torch module; return one, freshly made at each call"
+        )
     return backbone
 
 
@@ -163,9 +179,13 @@ def _id_table(init: str, features: Features, dim: int) -> nn.Embedding:
         names = list(features.widths) if init == "mean" else [init]
         missing = [name for name in names if name not in features.widths]
         if missing or not names:
-            raise ValueError(f"id_init={init!r} needs features of {', '.join(missing) or 'some modality'}; 'random' needs none")
+            raise ValueError(
+                f"id_init={init!r} needs features of {', '.join(missing) or 'some modality'}; 'random' needs none"
+            )
         if len({features.widths[name] for name in names}) > 1:
-            raise ValueError(f"id_init='mean' needs features of one width, but they are {dict(features.widths)}; name one modality")
+            raise ValueError(
+                f"id_init='mean' needs features of one width, but they are {dict(features.widths)}; name one modality"
+            )
         start = torch.stack([_first_tokens(features, name) for name in names]).mean(0)
         table = nn.Embedding.from_pretrained(start, freeze=False, padding_idx=0)
     with torch.no_grad():
@@ -185,6 +205,10 @@ def _log_popularity(item_counts: np.ndarray | None, num_items: int) -> Tensor:
     if item_counts is None:
         return torch.zeros(num_items + 1)
     if len(item_counts) != num_items + 1:
-        raise ValueError(f"item_counts has {len(item_counts)} entries, but {num_items} items need {num_items + 1} (0 is padding)")
-    counts = torch.from_numpy(np.maximum(item_counts, 1)).double()  # an item that never occurs in training is no candidate there
+        raise ValueError(
+            f"item_counts has {len(item_counts)} entries, but {num_items} items need {num_items + 1} (0 is padding)"
+        )
+    counts = torch.from_numpy(
+        np.maximum(item_counts, 1)
+    ).double()  # an item that never occurs in training is no candidate there
     return (counts / float(item_counts.sum())).log().float()

@@ -1,9 +1,10 @@
 """Next-item ranking over the distinct items of a batch: the in-batch cross entropy with popularity correction.
 
-The ODMT release takes all batch*(length+1) positions as candidates, subtracts log p(c) from their logits, and for a row of user b
-drops every candidate that occurs in b's own sequence except the target's own position. A repeated candidate adds the same term to
-the softmax's sum as often as it occurs, so each distinct item once, with the logarithm of its multiplicity, gives the same loss
-and gradients: loss = logsumexp_c(z_c + m_c) - z_target, m = log count, or 0 for the target, or -inf for b's other items.
+The ODMT release takes all batch*(length+1) positions as candidates, subtracts log p(c) from their logits, and for a
+row of user b drops every candidate that occurs in b's own sequence except the target's own position. A repeated
+candidate adds the same term to the softmax's sum as often as it occurs, so each distinct item once, with the logarithm
+of its multiplicity, gives the same loss and gradients: loss = logsumexp_c(z_c + m_c) - z_target, m = log count, or 0
+for the target, or -inf for b's other items.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["in_batch_logits", "log_multiplicity", "next_item_loss", "next_item_r
 def next_item_rows(
     histories: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
 ) -> tuple[Bool[Tensor, "batch inputs"], Int[Tensor, " rows"]]:
-    """Say which input positions (all but the newest event) predict something, and what: their next items, row by row."""
+    """Say which input positions (all but the newest event) predict something, and which items, row by row."""
     rows = mask[:, :-1]
     return rows, histories[:, 1:][rows]
 
@@ -33,7 +34,9 @@ def log_multiplicity(
     """Compute m of the module's formula for every row of `next_item_rows`."""
     rows, targets = next_item_rows(histories, mask)
     own = torch.zeros(len(histories), len(counts) + 1, dtype=torch.bool, device=mask.device)
-    own.scatter_(1, histories.masked_fill(~mask, len(counts)), True)  # padding goes to a column of its own, cut off here
+    own.scatter_(
+        1, histories.masked_fill(~mask, len(counts)), True
+    )  # padding goes to a column of its own, cut off here
     per_user = counts.to(dtype).log().masked_fill(own[:, :-1], -torch.inf)
     user = torch.arange(len(histories), device=mask.device)[:, None].expand_as(rows)[rows]
     return per_user[user].scatter(1, targets[:, None], 0.0)

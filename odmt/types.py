@@ -1,7 +1,8 @@
 """What passes between the parts of odmt: batches, item tokens, and the protocols that third parties may implement.
 
 Shapes are part of every signature. They are checked at run time where `ODMT_CHECK_SHAPES=1` is set (the tests set it;
-it needs jaxtyping and beartype); elsewhere annotations are never evaluated, so that importing odmt costs torch and numpy.
+it needs jaxtyping and beartype); elsewhere annotations are never evaluated, so that importing odmt costs torch and
+numpy.
 """
 
 from __future__ import annotations
@@ -20,7 +21,19 @@ if TYPE_CHECKING or os.environ.get("ODMT_CHECK_SHAPES") == "1":
 else:
     Bool = Float = Int = None
 
-__all__ = ["Backbone", "Batch", "Bool", "Features", "Float", "Fusion", "Int", "Questions", "Streams", "Tensor", "Tokens"]
+__all__ = [
+    "Backbone",
+    "Batch",
+    "Bool",
+    "Features",
+    "Float",
+    "Fusion",
+    "Int",
+    "Questions",
+    "Streams",
+    "Tensor",
+    "Tokens",
+]
 
 Streams = Mapping[str, Tensor]
 """One tensor per stream ("id", "text", "image", ...), in insertion order."""
@@ -35,7 +48,9 @@ class Tokens:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Tokens:
         """Copy to `device`; the dtype stays as stored (fp16 in feature folders) and the model casts."""
-        return Tokens(self.values.to(device, non_blocking=non_blocking), self.mask.to(device, non_blocking=non_blocking))
+        return Tokens(
+            self.values.to(device, non_blocking=non_blocking), self.mask.to(device, non_blocking=non_blocking)
+        )
 
 
 @dataclass(frozen=True)
@@ -63,8 +78,8 @@ class Batch:
 class Questions:
     """Ask, for each of some users, which item follows a history.
 
-    users: [users]; histories: [users, length], what the model reads; seen: [users, any], all of the user's events before the
-    target; targets: [users].
+    users: [users]; histories: [users, length], what the model reads; seen: [users, any], all of the user's events
+        before the target; targets: [users].
     """
 
     users: np.ndarray
@@ -75,7 +90,7 @@ class Questions:
 
 @runtime_checkable
 class Features(Protocol):
-    """Give the stored token features of a catalogue. Item 0 is padding and has no tokens; real items are 1..num_items."""
+    """Give the stored token features of a catalogue; item 0 is padding and has none, real items are 1..num_items."""
 
     @property
     def num_items(self) -> int: ...
@@ -92,9 +107,11 @@ class Features(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Turn the item vectors of a history into user states: causal, row t sees rows <= t, padding (mask False) unseen."""
+    """Turn the item vectors of a history into user states. Causal: row t sees rows <= t, and no padding (mask False)."""
 
-    def __call__(self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]: ...
+    def __call__(
+        self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length dim"]: ...
 
 
 @runtime_checkable

@@ -1,4 +1,5 @@
-"""Sequence models over item vectors, one file each. Every one is a plain module `(x, mask) -> states`; see `odmt.types.Backbone`."""
+"""Sequence models over item vectors, one file each. Every one is a plain module `(x, mask) -> states`; see
+`odmt.types.Backbone`."""
 
 from __future__ import annotations
 

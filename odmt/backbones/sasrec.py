@@ -35,7 +35,9 @@ class SASRec(nn.Module):
     ) -> Float[Tensor, "batch length dim"]:
         length, longest = x.shape[1], self.position.num_embeddings
         if length > longest:
-            raise ValueError(f"a history of {length} events is longer than SASRec's length={longest}; cut it to the newest {longest}")
+            raise ValueError(
+                f"a history of {length} events is longer than SASRec's length={longest}; cut it to the newest {longest}"
+            )
         # Histories are left-padded: the last position is always the newest event's, however far the batch was trimmed.
         x = self.dropout(self.norm(x + self.position.weight[longest - length :]))
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()

@@ -15,7 +15,9 @@ __all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
 
 
 def make_batch(histories: np.ndarray, features: Features, modalities: Sequence[str]) -> Batch:
-    """Build a batch from histories of global ids [users, length], left-padded with 0; leading columns nobody fills are cut."""
+    """Build a batch from histories of global ids [users, length], left-padded with 0; leading columns nobody fills are
+    cut.
+    """
     filled = histories > 0
     first = int(filled.any(0).argmax())
     histories, filled = histories[:, first:], filled[:, first:]
@@ -41,13 +43,15 @@ class Collate:
 class UserBatches(Sampler[list[int]]):
     """Cut every epoch's permutation of users into batches and give this process its share of each.
 
-    The permutation depends on seed and epoch alone, so any number of processes sees the same global batches. `batch_size` is the
-    global one. A last batch too small for every process to have a user joins the one before it.
+    The permutation depends on seed and epoch alone, so any number of processes sees the same global batches.
+    `batch_size` is the global one. A last batch too small for every process to have a user joins the one before it.
     """
 
     def __init__(self, num_users: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
         if batch_size < world:
-            raise ValueError(f"batch_size={batch_size} is smaller than the {world} processes that share it; raise --train.batch-size")
+            raise ValueError(
+                f"batch_size={batch_size} is smaller than the {world} processes that share it; raise --train.batch-size"
+            )
         self.num_users = num_users
         self.batch_size = batch_size
         self.seed = seed

@@ -1,7 +1,8 @@
 """Leave two out: the last event of a user is the test target, the one before it the validation target, the rest trains.
 
-Protocol of MicroLens (arXiv 2309.15379) and ODMT: histories are cut to the newest `length` + 3 events before the split, so a
-user trains on at most `length` + 1 events. All arrays are of global item ids, left-padded with 0, newest last.
+Protocol of MicroLens (arXiv 2309.15379) and ODMT: histories are cut to the newest `length` + 3 events before the
+split, so a user trains on at most `length` + 1 events. All arrays are of global item ids, left-padded with 0, newest
+last.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class LeaveTwoOut:
         shortest = int((self.stops - self.starts).min()) if len(self.stops) else 0
         if shortest < 4:
             raise ValueError(
-                f"a user has {shortest} events, but leave-two-out needs at least 4 (two to train on, one each to validate and test); "
-                "prepare the dataset with --min-events 5"
+                f"a user has {shortest} events, but leave-two-out needs at least 4 (two to train on, one each to "
+                "validate and test); prepare the dataset with --min-events 5"
             )
 
     @property

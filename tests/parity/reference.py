@@ -1,8 +1,8 @@
-"""The method written out plainly, to hold the library against: every position of every user is encoded, one at a time where
-that is easiest to read, all tokens pass all layers, and repeated candidates are repeated.
+"""The method written out plainly, to hold the library against: every position of every user is encoded, one at a time
+where that is easiest to read, all tokens pass all layers, and repeated candidates are repeated.
 
-It reads the parameters of an `odmt.ODMT` by name and computes with nothing else of the library. Retyped from the description of
-the released implementation (arXiv 2308.04067); no dropout.
+It reads the parameters of an `odmt.ODMT` by name and computes with nothing else of the library. Retyped from the
+description of the released implementation (arXiv 2308.04067); no dropout.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def below(p: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: value for name, value in p.items() if name.startswith(prefix + ".")}
 
 
-def item_vectors(p: dict[str, Tensor], item: int, content: dict[str, Tensor], *, layers: int, heads: int, text_sees_id: bool) -> dict[str, Tensor]:
+def item_vectors(
+    p: dict[str, Tensor], item: int, content: dict[str, Tensor], *, layers: int, heads: int, text_sees_id: bool
+) -> dict[str, Tensor]:
     """Encode one item; content: its tokens per modality [tokens, width], none for a modality that it lacks."""
     rows, first, visible = [], {}, []
     for name, tokens in content.items():
@@ -98,7 +100,10 @@ def losses(
     """Compute the ranking and the (unweighted) distillation loss of a batch of sequences, oldest event first."""
     padded = [[0] * (length + 1 - len(s)) + s for s in sequences]
     positions = [item for sequence in padded for item in sequence]
-    encode = {item: item_vectors(p, item, content[item], layers=layers, heads=heads, text_sees_id=text_sees_id) for item in sorted(set(positions))}
+    encode = {
+        item: item_vectors(p, item, content[item], layers=layers, heads=heads, text_sees_id=text_sees_id)
+        for item in sorted(set(positions))
+    }
     streams = list(encode[positions[0]])
     rows: dict[str, list[Tensor]] = {name: [] for name in streams}
     labels = []

@@ -12,7 +12,13 @@ from tests.parity import reference
 
 NUM_ITEMS, LENGTH, LAYERS, HEADS = 14, 6, 2, 2
 EDGES = ("id -> text", "id -> image", "ensemble -> id", "text -> id")
-SEQUENCES = [[3, 5, 5, 7], [1, 2], [9, 3, 10, 11, 12, 13, 14], [7, 8, 3, 7, 2], [4, 6, 1]]  # repeats within and across users
+SEQUENCES = [
+    [3, 5, 5, 7],
+    [1, 2],
+    [9, 3, 10, 11, 12, 13, 14],
+    [7, 8, 3, 7, 2],
+    [4, 6, 1],
+]  # repeats within and across users
 
 
 def make_features(rng: np.random.Generator) -> ItemFeatures:
@@ -81,4 +87,6 @@ def test_loss_and_every_gradient_equal_the_reference(loss: str, temperature: flo
         assert parameter.grad is not None, name
         if name == "id_table.weight":
             expected[0] = 0  # the padding row learns nothing in the library
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-5, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            parameter.grad, expected, rtol=1e-5, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -1,0 +1,93 @@
+"""Build a model from a configuration, and keep it: safetensors for the weights, YAML for everything else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from odmt.config import Experiment, parse, to_yaml
+from odmt.distill import DistillationGraph
+from odmt.model import ODMT
+from odmt.types import Features
+
+__all__ = ["build_model", "from_pretrained", "load_weights", "save_pretrained", "save_weights"]
+
+
+def build_model(experiment: Experiment, features: Features, *, item_counts: np.ndarray | None = None) -> ODMT:
+    """Build the model that `experiment` describes over `features`, with fresh parameters."""
+    settings, distill = experiment.model, experiment.distill
+    return ODMT(
+        features,
+        streams=settings.streams,
+        dim=settings.dim,
+        fusion=settings.fusion,
+        backbone=settings.backbone,
+        distill=DistillationGraph(
+            *distill.graph, temperature=distill.temperature, loss=distill.loss, detach=distill.detach
+        ),
+        item_counts=item_counts,
+        popularity=settings.popularity,
+        length=experiment.data.length,
+        dropout=settings.dropout,
+        id_init=settings.id_init,
+    )
+
+
+def save_pretrained(model: ODMT, experiment: Experiment, folder: str | Path) -> None:
+    """Write `model.safetensors` and `experiment.yaml` into `folder`, each whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(model, folder / "model.safetensors")
+    text = to_yaml(experiment)
+    partial = folder / ".experiment.yaml.partial"
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, folder / "experiment.yaml")
+
+
+def from_pretrained(folder: str | Path, features: Features) -> ODMT:
+    """Build the model saved in `folder` over `features`, those of the catalogue and encoders it was trained on."""
+    folder = Path(folder)
+    saved = folder / "experiment.yaml"
+    model = build_model(parse(["--config", str(saved)], configs=folder), features)
+    load_weights(model, folder / "model.safetensors")
+    return model.eval()
+
+
+def save_weights(model: ODMT, path: Path) -> None:
+    """Write the parameters to `path`, which holds the old or the new ones at any moment, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_weights(model: ODMT, path: Path) -> None:
+    """Read parameters that `save_weights` wrote; refuse those of another model, naming what differs."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; name the folder that save_pretrained wrote, such as runs/NAME/model")
+    try:
+        saved = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); train again or take another copy") from error
+    own = model.state_dict()
+    for name in sorted(own.keys() | saved.keys()):
+        theirs, ours = _shape(saved.get(name)), _shape(own.get(name))
+        if theirs != ours:
+            raise ValueError(
+                f"{path}: parameter {name} is {theirs} in the file and {ours} in the model; load it with the "
+                "configuration, the features and the catalogue it was trained with"
+            )
+    model.load_state_dict(saved)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "absent" if tensor is None else str(list(tensor.shape))
