@@ -1,8 +1,8 @@
 """One tree of frozen dataclasses, filled by YAML files and the command line through one parser (tyro).
 
-Later sources win: built-in defaults, the dataset's YAML, ablations in the order given, the command line. Every source is
-turned into the same flags, so `lr: 1e-4` is a number, and a misspelt name gets the same answer wherever it stands.
-No model, loop or encoder takes the tree itself: whoever builds them hands over plain arguments.
+Later sources win: built-in defaults, the dataset's YAML, ablations in the order given, the command line. Each becomes
+the same flags, so that `lr: 1e-4` is a number and a misspelt name gets the same answer wherever it stands. No model
+or encoder takes the tree itself: whoever builds one hands over plain arguments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 
 from odmt.backbones import BACKBONES
 from odmt.distill import Edge
-from odmt.flags import ConfigError, check_names, find_overlay, flatten, load_flags, read_flags, read_pairs
+from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags, read_pairs
 from odmt.fusion import FUSIONS
 from odmt.spec import did_you_mean, parse_call
 
@@ -29,8 +29,6 @@ __all__ = [
     "Experiment",
     "ModelConfig",
     "TrainConfig",
-    "check",
-    "flatten",
     "parse",
     "to_yaml",
 ]
@@ -66,7 +64,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained. A component is written as a call of its constructor, or of your own: "my_pkg.nets:Mamba(state=16)"."""
+    """What is trained. A component is written as a call, and may be your own: "my_pkg.nets:Mamba(state=16)"."""
 
     streams: tuple[str, ...] = ("id", "text")
     """Streams an item is seen through: id and any modality that has features. Each is a head, next to the ensemble."""
@@ -119,7 +117,7 @@ class TrainConfig:
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """Learning rate after the warm-up: as it is, or falling to 0 at the last epoch."""
     clip: float = 5.0
-    """Largest norm of the gradient; larger ones are scaled down."""
+    """Largest norm of the gradient; larger ones are scaled down. 0 leaves all as they are."""
     patience: int = 5
     """Epochs without a better validation score before training stops; 0 never stops early."""
     bf16: bool = False
@@ -127,7 +125,11 @@ class TrainConfig:
     eval_users: int = 0
     """Users validated after an epoch, a fixed random choice; 0 takes all. The test takes all users in any case."""
     mask_history: bool = True
-    """Keep the items of a user's own history out of the ranking; the target itself is never kept out."""
+    """Keep the items of a user's own history out of the ranking."""
+    repeats: Literal["rank", "miss"] = "rank"
+    """A target that the history holds already is ranked like any other, or always a miss (the released evaluation)."""
+    log_every: int = 50
+    """Steps between two lines of losses in metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +144,16 @@ class Experiment:
     name: str | None = None
     """Name of the run. By default DATASET-ABLATIONS-sSEED."""
     ablation: tuple[str, ...] = field(default=(), compare=False)
-    """YAML files laid over the configuration, later ones on top: a name in experiments/ablations or beside the configs, or a path."""
+    """YAML files laid on top, in this order: names in experiments/ablations or experiments/configs, or paths."""
     config: str | None = field(default=None, compare=False)
-    """YAML file to start from. By default the one in experiments/configs that is named like the dataset, where there is one."""
+    """YAML file to start from. By default the one in experiments/configs named like the dataset, if there is one."""
     output: str = "runs"
     """Folder of the run folders."""
     seed: int = 1
     """Seed of initial weights, batches and dropout."""
-    overwrite: bool = False
+    overwrite: bool = field(default=False, compare=False)
     """Replace the run folder if it exists."""
-    resume: bool = False
+    resume: bool = field(default=False, compare=False)
     """Go on from the last checkpoint in the run folder."""
     trackers: tuple[str, ...] = ()
     """Where accelerate logs besides metrics.jsonl: tensorboard, wandb, ..."""
@@ -191,12 +193,14 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 SETTINGS = dict(_leaves(Experiment("")))
-COMMAND_LINE_ONLY = ("ablation", "config")
+COMMAND_LINE_ONLY = ("ablation", "config", "overwrite", "resume")
 AT_LEAST: Mapping[str, float] = {
-    **dict.fromkeys(("data.length", "model.dim", "train.epochs", "train.batch_size"), 1),
-    **dict.fromkeys(("distill.temperature", "train.lr", "train.clip"), 1e-12),
+    **dict.fromkeys(("data.length", "model.dim", "train.epochs", "train.batch_size", "train.log_every"), 1),
+    **dict.fromkeys(("distill.temperature", "train.lr"), 1e-12),
     **dict.fromkeys(("seed", "data.workers", "model.popularity", "distill.weight", "distill.ramp_epochs"), 0),
-    **dict.fromkeys(("train.weight_decay", "train.warmup_steps", "train.patience", "train.eval_users"), 0),
+    **dict.fromkeys(
+        ("train.weight_decay", "train.warmup_steps", "train.clip", "train.patience", "train.eval_users"), 0
+    ),
 }
 
 
@@ -286,7 +290,10 @@ def _check_edges(experiment: Experiment) -> None:
 
 
 def to_yaml(experiment: Experiment) -> str:
-    """Write every setting as YAML that `parse` reads back, as `--config FILE`, to an equal experiment."""
+    """Write the settings as YAML that `parse` reads back, as `--config FILE`, to an equal experiment.
+
+    What concerns one start only (which files were read, resume, overwrite) is left out and takes no part in equality.
+    """
     tree = {name: value for name, value in asdict(experiment).items() if name not in COMMAND_LINE_ONLY}
     origin = experiment.config or "the built-in defaults"
     heading = f"# from {origin}" + "".join(f" with {name}" for name in experiment.ablation)

@@ -1,4 +1,4 @@
-"""Settings as flags: YAML files become the same `--section.name=value` that a command line holds, and tyro reads both."""
+"""Settings as flags: YAML files become the `--section.name=value` of a command line, and tyro reads both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConfigError(ValueError):
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Turn nested settings into flags: {"model": {"dim": 8}} into ["--model.dim=8"]; an empty list into its bare flag."""
+    """Turn nested settings into flags: {"model": {"dim": 8}} into ["--model.dim=8"], an empty list into a bare flag."""
     flags: list[str] = []
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -39,7 +39,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 def load_flags(path: Path) -> list[str]:
     """Read a YAML file of nested settings as flags; raises ConfigError for what is no mapping or names a key twice."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        tree = UniqueKeyLoader(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError as error:
         there = ", ".join(sorted(found.name for found in path.parent.glob("*.yaml"))) or "no YAML file"
         raise ConfigError(f"{path} does not exist; {path.parent} holds {there}") from error

@@ -18,10 +18,10 @@ from odmt.config import (
     ModelConfig,
     TrainConfig,
     check,
-    flatten,
     parse,
     to_yaml,
 )
+from odmt.flags import flatten
 
 FILES = {
     "configs/sample.yaml": "model: {dim: 64}\ntrain: {lr: 1e-4, batch_size: 32, bf16: true}\n",
@@ -122,7 +122,6 @@ trees = st.fixed_dictionaries(
         "name": words,
         "output": words,
         "seed": st.integers(0, 2**32),
-        "overwrite": st.booleans(),
         "trackers": st.sampled_from([(), ("tensorboard",), ("tensorboard", "wandb")]),
     }
 )
@@ -173,7 +172,7 @@ def test_flatten_writes_what_a_command_line_would() -> None:
     [
         ("--model.dimm=3", "model: {dimm: 3}", "unknown setting 'model.dimm'; did you mean 'model.dim'?"),
         ("--lr=1", "lr: 1", "unknown setting 'lr'; there is train.lr"),
-        ("--modle.dim=1", "modle: {dim: 1}", "unknown setting 'modle.dim'; did you mean 'model.dim'?"),
+        ("--models.dim=1", "models: {dim: 1}", "unknown setting 'models.dim'; did you mean 'model.dim'?"),
         ("--model=5", "model: 5", "unknown setting 'model'; did you mean 'model.dim'?"),
         (
             "--model.dim=wide",
@@ -205,6 +204,7 @@ def test_a_file_and_the_command_line_get_the_same_answer(flag: str, text: str, a
         ("{seed: 1, seed: 2}", " cannot be read as YAML: 'seed' is given twice, in lines 1 and 1; leave one"),
         ("model: {dim: 3}\nmodel.dim: 4\n", "'model.dim' is given twice; give it once, with all its values"),
         ("ablation: [wide]\n", "ablation is a matter of the command line; write --ablation there"),
+        ("overwrite: true\n", "overwrite is a matter of the command line; write --overwrite there"),
         ("train: {bf16: 1}", "invalid choice '1' for argument '--train.bf16'. Expected one of ('True', 'False')."),
     ],
 )
