@@ -107,7 +107,7 @@ class TrainConfig:
     epochs: int = 40
     """Most passes over the users."""
     batch_size: int = 256
-    """Users per batch and process."""
+    """Users per batch, shared among the processes."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1

@@ -1,0 +1,221 @@
+"""What must hold for every model, whatever its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from odmt import ODMT, DistillationGraph, ItemFeatures, SASRec, ensemble, make_batch
+from odmt.types import Backbone, Fusion
+
+NUM_ITEMS = 20
+HISTORIES = np.array([[0, 0, 1, 2, 3], [4, 5, 2, 6, 7], [0, 8, 9, 10, 1]])
+
+
+@pytest.fixture
+def features() -> ItemFeatures:
+    rng = np.random.default_rng(0)
+    text = [rng.normal(size=(1 + i % 4, 6)).astype("float32") for i in range(NUM_ITEMS)]
+    image = [rng.normal(size=(3, 5)).astype("float32") if i % 3 else None for i in range(NUM_ITEMS)]
+    return ItemFeatures.from_arrays(NUM_ITEMS, text=text, image=image)
+
+
+def make_model(features: ItemFeatures, **settings: object) -> ODMT:
+    torch.manual_seed(3)
+    return ODMT(features, **{"dim": 8, "length": 6, **settings})  # pyright: ignore[reportArgumentType]
+
+
+def make_backbones() -> list[torch.nn.Module]:
+    torch.manual_seed(0)
+    return [SASRec(8, length=12).eval()]
+
+
+@pytest.mark.parametrize("backbone", make_backbones(), ids=lambda b: type(b).__name__)
+class TestEveryBackbone:
+    def test_is_causal(self, backbone: Backbone) -> None:
+        x, mask = torch.randn(2, 7, 8), torch.ones(2, 7, dtype=torch.bool)
+        changed = x.clone()
+        changed[:, 4:] = torch.randn(2, 3, 8)
+        torch.testing.assert_close(backbone(x, mask)[:, :4], backbone(changed, mask)[:, :4])
+        assert not torch.allclose(backbone(x, mask)[:, 4:], backbone(changed, mask)[:, 4:])
+
+    def test_ignores_padding_on_the_left(self, backbone: Backbone) -> None:
+        x, mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
+        padded = torch.cat([torch.randn(2, 3, 8), x], dim=1)
+        padded_mask = torch.cat([torch.zeros(2, 3, dtype=torch.bool), mask], dim=1)
+        torch.testing.assert_close(backbone(padded, padded_mask)[:, 3:], backbone(x, mask))
+
+    def test_treats_users_alone(self, backbone: Backbone) -> None:
+        x, mask = torch.randn(4, 5, 8), torch.rand(4, 5) > 0.4
+        order = torch.tensor([2, 0, 3, 1])
+        torch.testing.assert_close(backbone(x, mask)[order], backbone(x[order], mask[order]))
+
+    def test_stays_finite_where_everything_is_padding(self, backbone: Backbone) -> None:
+        assert backbone(torch.randn(1, 4, 8), torch.zeros(1, 4, dtype=torch.bool)).isfinite().all()
+
+
+def test_content_learns_nothing_from_the_id_unless_told(features: ItemFeatures) -> None:
+    for sees in (False, True):
+        model = make_model(features, fusion=f"imt(text_sees_id={sees})")
+        model.encode(torch.arange(1, 6))["text"].sum().backward()
+        gradient = model.id_table.weight.grad
+        assert gradient is not None
+        assert bool((gradient != 0).any()) is sees
+
+
+def test_the_id_learns_from_content(features: ItemFeatures) -> None:
+    model = make_model(features)
+    model.encode(torch.arange(2, 4))["id"].sum().backward()
+    weight = model.fusion.project["text"].weight
+    assert weight.grad is not None
+    assert (weight.grad != 0).any()
+
+
+def test_an_item_does_not_depend_on_the_items_beside_it(features: ItemFeatures) -> None:
+    model = make_model(features).eval()
+    together = model.encode(torch.arange(1, NUM_ITEMS + 1))
+    for item in (1, 4, 7):  # of 1 to 4 text tokens, with and without an image
+        alone = model.encode(torch.tensor([item]))
+        for name in model.streams:
+            torch.testing.assert_close(alone[name][0], together[name][item - 1])
+
+
+def test_missing_content_is_a_mask(features: ItemFeatures) -> None:
+    """Whatever lies in the slots of a missing modality, nothing reads it, and gradients stay finite."""
+    model = make_model(features)
+    items = torch.tensor([1, 4])  # neither has an image
+    content = {name: features.gather(name, items.numpy()) for name in features.widths}
+    assert not content["image"].mask.any()
+    with torch.no_grad():
+        model.eval()
+        before = model.encode(items, content)
+        content["image"].values.fill_(1e3)
+        after = model.encode(items, content)
+    for name in model.streams:
+        torch.testing.assert_close(before[name], after[name])
+        assert after[name].isfinite().all()
+
+
+def test_the_ensemble_is_the_mean(features: ItemFeatures) -> None:
+    model = make_model(features)
+    scores = model.score(torch.from_numpy(HISTORIES), model.encode_catalogue())
+    assert list(scores) == ["id", "text", "image"]
+    torch.testing.assert_close(model.ensemble(scores), (scores["id"] + scores["text"] + scores["image"]) / 3)
+
+
+def test_catalogue_and_scores_do_not_depend_on_chunks_or_on_the_mode(features: ItemFeatures) -> None:
+    model = make_model(features, dropout=0.5)
+    first, second = model.encode_catalogue(chunk=3), model.encode_catalogue(chunk=100)
+    assert model.training
+    for name in model.streams:
+        torch.testing.assert_close(first[name], second[name])
+        assert not first[name][0].any()
+
+
+def test_the_padding_row_stays_zero(features: ItemFeatures) -> None:
+    for init in ("random", "text"):
+        model = make_model(features, id_init=init)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        torch.stack(list(model(make_batch(HISTORIES, features, model.modalities)).values())).sum().backward()
+        optimizer.step()
+        assert not model.id_table.weight[0].any()
+
+
+def test_id_table_starts_as_a_copy_of_content(features: ItemFeatures) -> None:
+    model = make_model(features, id_init="text")
+    first = torch.stack([features.gather("text", [item]).values[0, 0] for item in range(1, NUM_ITEMS + 1)])
+    torch.testing.assert_close(model.id_table.weight[1:], first.float())
+    with torch.no_grad():
+        model.id_table.weight.zero_()
+    assert features.gather("text", [1]).values.any()
+    with pytest.raises(ValueError, match="one width"):
+        make_model(features, id_init="mean")
+
+
+@pytest.mark.parametrize("fusion", ["imt(layers=1, heads=1)", "imt(layers=3, heads=4)", "independent", "sum"])
+@pytest.mark.parametrize("streams", [("id",), ("text",), ("id", "text"), ("image", "id"), ("id", "text", "image")])
+def test_every_fusion_trains_on_any_streams(features: ItemFeatures, fusion: str, streams: tuple[str, ...]) -> None:
+    model = make_model(features, fusion=fusion, streams=streams)
+    assert isinstance(model.fusion, Fusion)
+    losses = model(make_batch(HISTORIES, features, model.modalities))
+    losses["ranking"].backward()
+    assert losses["distill"].item() == 0.0
+    touched = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not touched, f"no gradient reaches {touched}"
+    assert set(model.encode_catalogue()) == set(model.streams)
+
+
+def test_an_edge_that_detaches_leaves_its_teacher_alone() -> None:
+    teacher, student = torch.randn(4, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
+    for detach in (True, False):
+        teacher.grad = student.grad = None
+        DistillationGraph("a -> b", temperature=2.0, detach=detach)({"a": teacher, "b": student}).backward()
+        assert student.grad is not None
+        assert (teacher.grad is None) is detach
+
+
+def test_the_teacher_ensemble_passes_no_gradient_when_detached() -> None:
+    logits = {name: torch.randn(4, 6, requires_grad=True) for name in ("a", "b")}
+    DistillationGraph("ensemble -> a", detach=True)(logits).backward()
+    assert logits["a"].grad is not None
+    assert logits["b"].grad is None
+
+
+def test_student_gradient_is_the_same_for_ce_and_kl_and_kl_of_equals_is_zero() -> None:
+    teacher = torch.randn(4, 6, dtype=torch.float64)
+    gradients = []
+    for loss in ("ce", "kl"):
+        student = (0.5 * teacher).clone().requires_grad_()
+        DistillationGraph("a -> b", temperature=0.7, loss=loss)({"a": teacher, "b": student}).backward()
+        gradients.append(student.grad)
+    torch.testing.assert_close(*gradients)
+    assert abs(DistillationGraph("a -> b", loss="kl")({"a": teacher, "b": teacher.clone()}).item()) < 1e-12
+
+
+def test_an_empty_graph_costs_exactly_nothing() -> None:
+    assert DistillationGraph()({"a": torch.randn(3, 4)}).item() == 0.0
+
+
+def test_multiplicity_equals_repeating_the_candidate() -> None:
+    logits = {name: torch.randn(5, 4, dtype=torch.float64) for name in ("a", "b")}
+    counts = torch.tensor([1, 3, 1, 2])
+    repeated = {name: z.repeat_interleave(counts, dim=1) for name, z in logits.items()}
+    for loss in ("ce", "kl"):
+        graph = DistillationGraph("a -> b", "ensemble -> a", temperature=0.3, loss=loss)
+        ours = graph(logits, counts.double().log().expand(5, 4))
+        torch.testing.assert_close(ours, graph(repeated))
+
+
+def test_ensemble_skips_an_ensemble_already_there() -> None:
+    logits = {"a": torch.ones(1, 2), "b": torch.zeros(1, 2)}
+    torch.testing.assert_close(ensemble({**logits, "ensemble": torch.full((1, 2), 9.0)}), ensemble(logits))
+
+
+@pytest.mark.parametrize(
+    ("edge", "words"),
+    [
+        ("id > text", "not of the form"),
+        ("id -> text -> image", "not of the form"),
+        ("id -> ensemble", "cannot be taught"),
+        ("id -> id", "by itself"),
+        ("id -> txt", "'txt', but the streams are: id, text, image, ensemble"),
+    ],
+)
+def test_a_wrong_edge_is_refused_by_name(features: ItemFeatures, edge: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make_model(features, distill=DistillationGraph(edge))
+
+
+def test_wrong_arguments_are_refused_with_both_values(features: ItemFeatures) -> None:
+    with pytest.raises(ValueError, match="'audio' has no features; there are: id, text, image"):
+        make_model(features, streams=("id", "audio"))
+    with pytest.raises(ValueError, match="dim=8 is not divisible by heads=3"):
+        make_model(features, fusion="imt(heads=3)")
+    with pytest.raises(ValueError, match="7 entries, but 20 items need 21"):
+        make_model(features, item_counts=np.ones(7))
+    with pytest.raises(ValueError, match="history of 9 events is longer than SASRec's length=6"):
+        model = make_model(features)
+        model.score(torch.ones(1, 9, dtype=torch.long), model.encode_catalogue())
+    with pytest.raises(ValueError, match="returned function, not a torch module"):
+        make_model(features, backbone=lambda: lambda x, mask: x)

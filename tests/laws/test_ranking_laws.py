@@ -1,0 +1,106 @@
+"""Ranks against a sort, metrics by hand, and what evaluation must not depend on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from odmt import ODMT, ItemFeatures, LeaveTwoOut, metrics, ranks
+from odmt.evaluate import mask_seen, popularity_ranks, rank_targets
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=6, max_size=6), min_size=1, max_size=5), st.data())
+@settings(deadline=None, max_examples=60)
+def test_rank_is_the_average_position_in_a_sorted_list(rows: list[list[int]], data: st.DataObject) -> None:
+    targets = [data.draw(st.integers(0, 5)) for _ in rows]
+    found = rank_targets(torch.tensor(rows, dtype=torch.float32), torch.tensor(targets))
+    for row, target, rank in zip(rows, targets, found.tolist(), strict=True):
+        positions = [1 + i for i, score in enumerate(sorted(row, reverse=True)) if score == row[target]]
+        assert rank == pytest.approx(sum(positions) / len(positions))
+
+
+def test_metrics_by_hand() -> None:
+    found = metrics(np.array([1.0, 3.0, 10.0, 11.0], dtype=np.float32))
+    assert found["HR@5"] == 0.5
+    assert found["HR@10"] == 0.75
+    assert found["HR@20"] == 1.0
+    assert found["NDCG@10"] == pytest.approx((1 + 1 / 2 + 1 / math.log2(11)) / 4)
+    assert found["MRR"] == pytest.approx((1 + 1 / 3 + 1 / 10 + 1 / 11) / 4)
+
+
+def test_a_model_that_scores_everything_alike_earns_chance() -> None:
+    scores = torch.zeros(1, 101)
+    target = torch.tensor([7])
+    masked = mask_seen(scores, torch.tensor([[0]]), target)
+    assert rank_targets(masked, target).item() == 50.5  # the middle of 100 items; padding is none
+
+
+def test_history_is_masked_but_a_repeated_target_is_ranked_unless_told() -> None:
+    scores = torch.tensor([[9.0, 5.0, 4.0, 3.0, 2.0]])
+    seen, target = torch.tensor([[1, 3, 0]]), torch.tensor([3])
+    assert rank_targets(mask_seen(scores, seen, target), target).item() == 2  # only item 2 stands above
+    strict = rank_targets(mask_seen(scores, seen, target, repeats="miss"), target)
+    assert strict.item() > 2
+
+
+@pytest.fixture
+def trained() -> tuple[ODMT, LeaveTwoOut]:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 12, size=53)
+    items = rng.integers(1, 41, size=lengths.sum()).astype(np.int32)
+    split = LeaveTwoOut(np.concatenate([[0], np.cumsum(lengths)]), items, num_items=40, length=6)
+    features = ItemFeatures.from_arrays(40, text=rng.normal(size=(40, 3, 5)).astype("float32"))
+    torch.manual_seed(0)
+    return ODMT(features, dim=8, length=6), split
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_ranks_depend_neither_on_the_tile_nor_on_the_number_of_processes(
+    trained: tuple[ODMT, LeaveTwoOut], part: str
+) -> None:
+    model, split = trained
+    tables = model.encode_catalogue()
+    questions = split.questions(part)
+
+    def evaluate(**how: int) -> dict[str, np.ndarray]:
+        return ranks(lambda histories: model.states(histories, tables), tables, questions, **how)
+
+    whole = evaluate(tile=1000)
+    assert list(whole) == ["id", "text", "ensemble"]
+    for tile in (1, 7, 53):
+        for head, found in evaluate(tile=tile).items():
+            np.testing.assert_array_equal(found, whole[head])
+    for world in (2, 3):
+        shares = [evaluate(tile=7, rank=rank, world=world) for rank in range(world)]
+        for head, found in evaluate(tile=7).items():
+            np.testing.assert_array_equal(sum(share[head] for share in shares), found)
+
+
+def test_ranks_equal_the_plain_way(trained: tuple[ODMT, LeaveTwoOut]) -> None:
+    model, split = trained
+    tables, questions = model.encode_catalogue(), split.questions("test")
+    found = ranks(lambda histories: model.states(histories, tables), tables, questions)
+    for row, user in enumerate(questions.users):
+        scores = model.ensemble(model.score(torch.from_numpy(questions.histories[row : row + 1]), tables))[0]
+        events = split.items[split.starts[user] : split.stops[user]]
+        target = events[-1]
+        allowed = [i for i in range(1, 41) if i == target or i not in events[:-1]]
+        better = sum(scores[i] > scores[target] for i in allowed)
+        assert found["ensemble"][row] == 1 + better
+
+
+def test_popularity_needs_no_model(trained: tuple[ODMT, LeaveTwoOut]) -> None:
+    _, split = trained
+    counts, questions = split.item_counts(), split.questions("test")
+    found = popularity_ranks(counts, questions)
+    for row in range(5):
+        target, seen = questions.targets[row], set(questions.seen[row].tolist())
+        allowed = [i for i in range(1, 41) if i == target or i not in seen]
+        higher = sum(counts[i] > counts[target] for i in allowed)
+        ties = sum(counts[i] == counts[target] for i in allowed) - 1
+        assert found[row] == 1 + higher + ties / 2

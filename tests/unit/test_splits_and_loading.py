@@ -1,0 +1,87 @@
+"""Leave-two-out by hand, and batches that hold each item once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from odmt import ItemFeatures, LeaveTwoOut, make_batch
+from odmt.data.loading import UserBatches, training_loader
+
+EVENTS = [[1, 2, 3, 4, 5], [6, 7, 1, 2, 3, 4, 5, 8, 9], [5, 5, 1, 5]]
+
+
+@pytest.fixture
+def split() -> LeaveTwoOut:
+    offsets = np.cumsum([0, *map(len, EVENTS)])
+    return LeaveTwoOut(offsets, np.concatenate(EVENTS), num_items=9, length=3)  # histories are cut to 6 events
+
+
+def test_training_validation_and_test_by_hand(split: LeaveTwoOut) -> None:
+    users = np.arange(3)
+    assert split.training(users).tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [0, 0, 5, 5]]
+    valid, test = split.questions("valid"), split.questions("test")
+    assert valid.targets.tolist() == [4, 8, 1]
+    assert valid.histories.tolist() == [[1, 2, 3], [3, 4, 5], [0, 5, 5]]
+    assert valid.seen.tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [0, 0, 5, 5]]
+    assert test.targets.tolist() == [5, 9, 5]
+    assert test.histories.tolist() == [[2, 3, 4], [4, 5, 8], [5, 5, 1]]
+    assert split.questions("test", np.array([2])).targets.tolist() == [5]
+
+
+def test_popularity_counts_training_events_alone(split: LeaveTwoOut) -> None:
+    assert split.item_counts().tolist() == [0, 1, 2, 2, 1, 3, 0, 0, 0, 0]
+
+
+def test_a_user_too_short_to_split_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a user has 3 events.*at least 4.*--min-events 5"):
+        LeaveTwoOut(np.array([0, 5, 8]), np.arange(1, 9), num_items=8, length=10)
+
+
+@given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=7), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=50)
+def test_a_batch_gives_back_its_histories_and_counts(sequences: list[list[int]]) -> None:
+    histories = np.array([[0] * (9 - len(s)) + s for s in sequences])
+    features = ItemFeatures.from_arrays(12, text=np.arange(24, dtype="float32").reshape(12, 2))
+    batch = make_batch(histories, features, ("text",))
+    longest = max(map(len, sequences))
+    assert batch.mask.shape == (len(sequences), longest)
+    restored = np.where(batch.mask, batch.items[batch.histories], 0)
+    np.testing.assert_array_equal(restored, histories[:, -longest:])
+    flat = [item for s in sequences for item in s]
+    assert batch.items.tolist() == sorted(set(flat))
+    assert batch.counts.tolist() == [flat.count(item) for item in batch.items.tolist()]
+    np.testing.assert_array_equal(batch.content["text"].values[:, 0, 0], 2.0 * (batch.items.numpy() - 1))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_the_same_global_batches(world: int) -> None:
+    alone = list(UserBatches(23, 7, seed=5))
+    shares = [list(UserBatches(23, 7, seed=5, rank=rank, world=world)) for rank in range(world)]
+    merged = [sorted(sum(parts, [])) for parts in zip(*shares, strict=True)]
+    if world < 3:
+        assert merged == [sorted(batch) for batch in alone]
+    assert sorted(sum(merged, [])) == list(range(23))
+    assert all(batch for share in shares for batch in share)
+    assert all(len(UserBatches(23, 7, seed=5, rank=r, world=world)) == len(shares[0]) for r in range(world))
+
+
+def test_epochs_differ_and_come_back(split: LeaveTwoOut) -> None:
+    batches = UserBatches(100, 10, seed=1)
+    first = list(batches)
+    batches.epoch = 1
+    assert list(batches) != first
+    batches.epoch = 0
+    assert list(batches) == first
+    assert list(UserBatches(100, 10, seed=2)) != first
+    with pytest.raises(ValueError, match="batch_size=2 is smaller than the 3 processes"):
+        UserBatches(10, 2, seed=1, world=3)
+
+
+def test_workers_load_what_the_process_itself_loads(split: LeaveTwoOut) -> None:
+    features = ItemFeatures.from_arrays(9, text=np.ones((9, 2, 3), dtype="float32"))
+    for workers in (0, 1):
+        loader = training_loader(split, features, ("text",), UserBatches(3, 2, seed=0), workers=workers)
+        assert sum(len(batch.mask) for batch in loader) == 3
