@@ -1,8 +1,8 @@
 """Write a feature folder piece by piece: a killed run goes on where it stopped and ends in the same bytes.
 
-While it grows, a folder is called `.<key>.partial`, a name no reader looks at, and holds a journal. Tokens reach the disk
-before the journal line that owns them, so what the journal lists is whole whenever the process dies; anything behind it is
-cut off on resuming. Only a finished folder gets its name, in one rename.
+While it grows, a folder is called `.<key>.partial`, a name no reader looks at, and holds a journal. Tokens reach the
+disk before the journal line that owns them, so what the journal lists is whole whenever the process dies; anything
+behind it is cut off on resuming. Only a finished folder gets its name, in one rename.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +25,11 @@ __all__ = ["FeatureWriter"]
 
 
 class FeatureWriter:
-    """Collect the tokens of a catalogue under `<root>/<modality>/<key>`, in any order of items, over any number of runs.
+    """Collect the tokens of a catalogue under `<root>/<modality>/<key>`, in any order of items, in any number of runs.
 
-    `recipe` is what the key is made of: modality, dataset, encoder settings and width. Use as a context manager, ask for
-    `remaining` items, `append` their tokens in pieces, `finish` once. Raises `FeatureError` where another process writes
-    the same folder, where tokens do not fit the recipe, and where the disk is full.
+    `recipe` is what the key is made of: modality, dataset, encoder settings and width. Use as a context manager, ask
+    for `remaining` items, `append` their tokens in pieces, `finish` once. Raises `FeatureError` where another process
+    writes the same folder, where tokens do not fit the recipe, and where the disk is full.
     """
 
     def __init__(self, root: Path, *, recipe: Mapping[str, Any], num_items: int) -> None:
@@ -55,7 +55,7 @@ class FeatureWriter:
         except OSError as error:
             raise self._failed(error) from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> FeatureWriter:
         return self
 
     def __exit__(
@@ -134,8 +134,8 @@ class FeatureWriter:
             half = array.astype("<f2")
         if not np.isfinite(half).all():
             raise FeatureError(
-                f"item {item}: the encoder gave NaN, infinity or values beyond float16 (largest {np.abs(array).max()}); "
-                "choose another layer, or run without --bf16"
+                f"item {item}: the encoder gave NaN, infinity or values beyond float16 (largest "
+                f"{np.abs(array).max()}); choose another layer, or run without --bf16"
             )
         return half
 
@@ -145,7 +145,7 @@ class FeatureWriter:
         self.spans[where, 1] = lengths
         self.spans[where, 0] = np.where(self.spans[where, 1] > 0, ends - lengths, 0)
         self.seen[where] = True
-        self.unreadable.update({int(item): reason for item, reason in unreadable.items()})
+        self.unreadable.update(unreadable)
         self.rows += sum(lengths)
 
     def _resume(self) -> None:
@@ -158,7 +158,9 @@ class FeatureWriter:
             entry = json.loads(line)
             if self._offset(self.rows + sum(entry["lengths"])) > size:
                 break
-            self._account(entry["items"], entry["lengths"], entry["unreadable"])
+            # JSON has no integer keys
+            failed = {int(item): reason for item, reason in entry["unreadable"].items()}
+            self._account(entry["items"], entry["lengths"], failed)
             good += len(line)
         self._journal.truncate(good)
         self._journal.seek(good)
@@ -186,8 +188,9 @@ class FeatureWriter:
 
     def _failed(self, error: OSError) -> FeatureError:
         return FeatureError(
-            f"{self.partial}: cannot write ({error.strerror or error}); nothing reads this folder, and {self.num_done} of "
-            f"{len(self.seen) - 1} items in it are safe: make room (or remove it) and run the same command again"
+            f"{self.partial}: cannot write ({error.strerror or error}); nothing reads this folder, and "
+            f"{self.num_done} of {len(self.seen) - 1} items in it are safe: make room (or remove it) and run the same "
+            f"command again"
         )
 
 

@@ -136,7 +136,7 @@ def open_features(
 
 
 def feature_key(recipe: Mapping[str, Any]) -> str:
-    """Hash what decides the values of features: modality, dataset, encoder settings and width; 16 hexadecimal digits."""
+    """Hash what decides the values of features: modality, dataset, encoder settings, width; 16 hexadecimal digits."""
     identity = {name: recipe[name] for name in IDENTITY}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
@@ -159,8 +159,8 @@ def read_recipe(folder: Path) -> Mapping[str, Any]:
         )
     if feature_key(recipe) != folder.name:
         raise FeatureError(
-            f"{path}: the recipe hashes to {feature_key(recipe)}, not to the folder's name {folder.name}: it was edited or "
-            f"moved; remove {folder} and encode again"
+            f"{path}: the recipe hashes to {feature_key(recipe)}, not to the folder's name {folder.name}: it was "
+            f"edited or moved; remove {folder} and encode again"
         )
     return recipe
 
@@ -181,8 +181,8 @@ def _choose(dataset: FeaturedDataset, modality: str, wanted: str | None) -> tupl
     if not fitting:
         made_for = ", ".join(f"{folder.name} for {str(recipe['dataset'])[:16]}" for folder, recipe in found.items())
         raise FeatureError(
-            f"{root}: these {modality} features were made for another dataset ({made_for}); this one's {modality} content "
-            f"is {own[:16]}. Remove them and run: {command}"
+            f"{root}: these {modality} features were made for another dataset ({made_for}); this one's {modality} "
+            f"content is {own[:16]}. Remove them and run: {command}"
         )
     chosen = {f: r for f, r in fitting.items() if wanted is None or _is_meant(wanted, f.name, str(r["encoder"]))}
     if len(chosen) != 1:
@@ -190,7 +190,8 @@ def _choose(dataset: FeaturedDataset, modality: str, wanted: str | None) -> tupl
         problem = "several caches" if wanted is None else f"{len(chosen) or 'no'} caches that match {wanted!r}"
         example = next(iter(fitting)).name
         raise FeatureError(
-            f"{root} has {problem} of {modality} features; choose with --data.features {modality}={example} among:{listing}"
+            f"{root} has {problem} of {modality} features; choose with --data.features {modality}={example} "
+            f"among:{listing}"
         )
     return next(iter(chosen.items()))
 
@@ -204,8 +205,8 @@ def _open_table(folder: Path, recipe: Mapping[str, Any], num_items: int) -> Toke
     table = TokenTable.open(folder)
     if (table.num_items, table.width) != (num_items, recipe["width"]):
         raise FeatureError(
-            f"{folder}: holds {table.num_items} items of width {table.width}, expected {num_items} of {recipe['width']}; "
-            "remove it and encode again"
+            f"{folder}: holds {table.num_items} items of width {table.width}, expected {num_items} of "
+            f"{recipe['width']}; remove it and encode again"
         )
     return table
 

@@ -1,7 +1,7 @@
 """The tokens of a whole catalogue in one modality, and the gathering of some items' tokens into a padded batch.
 
-Rows of all items lie side by side without padding, so that a catalogue takes the space of its tokens, in memory or mapped
-from a feature folder. A gather is two index operations, with no loop over items.
+Rows of all items lie side by side without padding, so that a catalogue takes the space of its tokens, in memory or
+mapped from a feature folder. A gather is two index operations, with no loop over items.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class FeatureError(ValueError):
 class TokenTable:
     """Hold the tokens of every item in one modality: all rows side by side, and where each item's rows are.
 
-    `values` is [total tokens, width] fp16 or fp32, usually memory-mapped; `spans` is [num_items + 1, 2] (start, length).
-    `folder` is where they were read from, so that a worker process maps the file again instead of receiving a copy.
+    `values` is [total tokens, width] fp16 or fp32, usually memory-mapped; `spans` is [num_items + 1, 2] (start,
+    length). `folder` is where they were read from, so that a worker process maps the file again instead of receiving a
+    copy.
     """
 
     values: np.ndarray
@@ -46,8 +47,8 @@ class TokenTable:
         if len(wrong):
             item = int(wrong[0])
             raise FeatureError(
-                f"item {item} claims rows {starts[item]} to {starts[item] + lengths[item]} of {len(self.values)} tokens: "
-                "the two files do not belong together; remove the folder and encode again"
+                f"item {item} claims rows {starts[item]} to {starts[item] + lengths[item]} of {len(self.values)} "
+                "tokens: the two files do not belong together; remove the folder and encode again"
             )
         if lengths[0]:
             raise FeatureError(f"item 0 is padding and must have no tokens, but has {lengths[0]}")
@@ -58,7 +59,7 @@ class TokenTable:
         try:
             values = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
             spans = np.load(folder / "spans.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise FeatureError(f"{folder}: damaged ({error}); remove the folder and encode again") from error
         return cls(values, spans, folder)
 

@@ -26,7 +26,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
     "text": {"tfidf": "odmt.encoders.text:Tfidf", "transformers": "odmt.encoders.text:TransformersText"},
     "image": {"histogram": "odmt.encoders.image:Histogram", "timm": "odmt.encoders.image:TimmImage"},
 }
-"""Encoders per modality. The last of each takes any other name as its `model`: a model hub's names are not listed here."""
+"""Encoders per modality; the last of each takes any other name as its `model`."""
 
 
 class EncoderError(ValueError):

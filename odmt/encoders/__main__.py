@@ -1,4 +1,4 @@
-"""Encode the titles or pictures of a dataset: `python -m odmt.encoders data/microlens --modality text --encoder NAME`."""
+"""Encode titles or pictures: `python -m odmt.encoders data/microlens --modality text --encoder NAME`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ EPILOG = """encoders
           ('resnet18(checkpoint="resnet18.safetensors")'); or 'histogram(bins=8)', which needs no weights
   own     package.module:Class(argument=value), anything that follows odmt.encoders.Encoder
 
-The features go to DATASET/features/MODALITY/KEY, with the recipe that made them. A run that was stopped goes on where it
-stopped; a finished one is skipped. Pictures that cannot be read are listed at the end, and those items lack the modality.
+The features go to DATASET/features/MODALITY/KEY, with the recipe that made them. A run that was stopped goes on where
+it stopped; a finished one is skipped. Pictures that cannot be read are listed at the end, and those items lack the
+modality.
 """
 BATCH_SIZES = {"text": 128, "image": 32}
 
@@ -71,8 +72,8 @@ def describe(result: EncodedModality, ids: Sequence[str]) -> list[str]:
     """Tell in lines what a feature folder holds, and each item that could not be read with its reason."""
     lacking = result.items - result.items_with_tokens - len(result.unreadable)
     counts = (
-        f"{result.items_with_tokens:,} of {result.items:,} items have {result.tokens:,} tokens; {lacking:,} have no content, "
-        f"{len(result.unreadable):,} could not be read"
+        f"{result.items_with_tokens:,} of {result.items:,} items have {result.tokens:,} tokens; {lacking:,} have no "
+        f"content, {len(result.unreadable):,} could not be read"
     )
     if result.skipped:
         lines = [f"{result.folder}: there already, skipped", counts]

@@ -39,8 +39,8 @@ def encode_modality(
 ) -> EncodedModality:
     """Write the features of `modality` made by `encoder`, or find them present; a killed run is continued.
 
-    The same command ends in the same bytes, however often it was interrupted. Another batch size or machine may differ in
-    the last bit of a value: sums are then taken in another order.
+    The same command ends in the same bytes, however often it was interrupted. Another batch size or machine may differ
+    in the last bit of a value: sums are then taken in another order.
     """
     started = time.monotonic()
     root = dataset.path / "features"

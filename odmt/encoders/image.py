@@ -1,7 +1,7 @@
 """Image encoders: any timm model, and a colour and gradient histogram, which needs no weights.
 
-Pictures are read with PIL: upright (EXIF), as RGB whatever the file holds, decoded no larger than is of use. One that cannot
-be read is a missing modality with a reason, never a crash and never a blank picture.
+Pictures are read with PIL: upright (EXIF), as RGB whatever the file holds, decoded no larger than is of use. One that
+cannot be read is a missing modality with a reason, never a crash and never a blank picture.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Prepared = TypeVar("Prepared")
 class TimmImage:
     """Read every patch of a frozen timm model, the summary first.
 
-    A transformer's tokens are its class token (their mean where it has none), then its patches; a convolutional network's are
-    the mean of its last map, then the map's cells row by row. Preprocessing is the model's own evaluation transform.
-    `pretrained` takes the weights from the model hub; `checkpoint` takes them from a local file (.safetensors, .pth) instead;
-    with neither they are drawn from seed 0, which is for tests.
+    A transformer's tokens are its class token (their mean where it has none), then its patches; a convolutional
+    network's are the mean of its last map, then the map's cells row by row. Preprocessing is the model's own
+    evaluation transform. `pretrained` takes the weights from the model hub; `checkpoint` takes them from a local file
+    (.safetensors, .pth) instead; with neither they are drawn from seed 0, which is for tests.
     """
 
     def __init__(
@@ -97,9 +97,10 @@ class TimmImage:
 class Histogram:
     """Describe a picture by its colours and the directions of its edges; needs no weights.
 
-    Tokens are the whole picture, then the cells of a `grid` x `grid` raster row by row. Each is, for red, green and blue,
-    `bins` shares of brightness, and `bins` shares of edge direction (0 to 180 degrees, weighted by edge strength). Square
-    roots are taken, so that dot products compare distributions, and rows scaled to a mean square of about 1.
+    Tokens are the whole picture, then the cells of a `grid` x `grid` raster row by row. Each is, for red, green and
+    blue, `bins` shares of brightness, and `bins` shares of edge direction (0 to 180 degrees, weighted by edge
+    strength). Square roots are taken, so that dot products compare distributions, and rows scaled to a mean square of
+    about 1.
     """
 
     SIDE = 64
@@ -185,9 +186,9 @@ def _create(model: str, *, pretrained: bool) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(
-            f"image encoder {model!r}: cannot be loaded ({reason}). Without a network, download the weights elsewhere and pass "
-            f"their file: --encoder '{model}(checkpoint=\"path/to/model.safetensors\")'; or use --encoder 'histogram(bins=8)', "
-            "which needs no weights"
+            f"image encoder {model!r}: cannot be loaded ({reason}). Without a network, download the weights elsewhere "
+            f"and pass their file: --encoder '{model}(checkpoint=\"path/to/model.safetensors\")'; or use --encoder "
+            "'histogram(bins=8)', which needs no weights"
         ) from error
 
 
@@ -206,6 +207,6 @@ def _load_checkpoint(network: Any, model: str, path: Path) -> None:
         ) from error
     if missing:
         raise EncoderError(
-            f"image encoder {model!r}: {path} lacks {len(missing)} of its weights ({', '.join(missing[:3])}, ...) and holds "
-            f"{len(unexpected)} others; pass weights of exactly that model, in timm's naming"
+            f"image encoder {model!r}: {path} lacks {len(missing)} of its weights ({', '.join(missing[:3])}, ...) and "
+            f"holds {len(unexpected)} others; pass weights of exactly that model, in timm's naming"
         )

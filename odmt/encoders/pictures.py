@@ -27,7 +27,8 @@ def read_picture(path: Path, *, side: int) -> Image.Image:
     """Decode `path` to RGB, upright as its EXIF says, transparent places white, the first frame of an animation.
 
     A JPEG is decoded at the smallest of its built-in scales whose sides are both at least `side` pixels, which takes a
-    fraction of the time. Raises `BrokenPictureError` for what is missing, damaged, truncated, of no known kind or too large.
+    fraction of the time. Raises `BrokenPictureError` for what is missing, damaged, truncated, of no known kind or too
+    large.
     """
     try:
         with warnings.catch_warnings():

@@ -22,9 +22,10 @@ __all__ = ["Tfidf", "TransformersText"]
 class TransformersText:
     """Read every token of a frozen transformer: `AutoModel` and `AutoTokenizer` of a hub name or of a local folder.
 
-    `layer` -1 is the last layer, as the model returns it, -2 the one before, and so on down to the embeddings. Texts are cut
-    to `max_tokens` with the special tokens kept. `bf16` computes matrix products in bfloat16: about twice as fast, and equal to
-    about two decimal places. Of a text-image model (CLIP) and of an encoder-decoder (T5) only the text encoder is used.
+    `layer` -1 is the last layer, as the model returns it, -2 the one before, and so on down to the embeddings. Texts
+    are cut to `max_tokens` with the special tokens kept. `bf16` computes matrix products in bfloat16: about twice as
+    fast, and equal to about two decimal places. Of a text-image model (CLIP) and of an encoder-decoder (T5) only the
+    text encoder is used.
     """
 
     def __init__(
@@ -42,7 +43,8 @@ class TransformersText:
         special = self.tokenizer.num_special_tokens_to_add()
         if max_tokens <= special:
             raise EncoderError(
-                f"max_tokens is {max_tokens}, but {self.name} adds {special} tokens of its own; ask for more than {special}"
+                f"max_tokens is {max_tokens}, but {self.name} adds {special} tokens of its own; ask for more than "
+                f"{special}"
             )
         longest = min(int(self.tokenizer.model_max_length), int(getattr(config, "max_position_embeddings", max_tokens)))
         if max_tokens > longest:
@@ -85,7 +87,8 @@ class TransformersText:
         # Layer 0 is the embeddings; counted from the end, so that -1 and num_layers are one recipe.
         if not -num_layers - 1 <= layer <= num_layers:
             raise EncoderError(
-                f"layer is {layer}, but {self.name} has {num_layers}: -1 is the last, {-num_layers - 1} or 0 the embeddings"
+                f"layer is {layer}, but {self.name} has {num_layers}: -1 is the last, {-num_layers - 1} or 0 the "
+                f"embeddings"
             )
         return layer if layer < 0 else layer - num_layers - 1
 
@@ -93,8 +96,8 @@ class TransformersText:
 class Tfidf:
     """Give each text one token of `dim` numbers: TF-IDF of its words, reduced by a truncated SVD of the catalogue.
 
-    Needs no weights and takes seconds. Rows are scaled to a mean square of 1, as layer-normalised encoders give them. A text
-    without any word that the catalogue knows has no token.
+    Needs no weights and takes seconds. Rows are scaled to a mean square of 1, as layer-normalised encoders give them.
+    A text without any word that the catalogue knows has no token.
     """
 
     def __init__(self, *, dim: int = 64) -> None:
@@ -103,7 +106,7 @@ class Tfidf:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self.vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\w+")
+        self.vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\w+")  # noqa: S106
         self.svd = TruncatedSVD(dim, random_state=0)
         self.width = dim
         self.name = f"tfidf(dim={dim})"
@@ -123,8 +126,8 @@ class Tfidf:
         limit = min(counts.shape)
         if limit < self.width:
             raise EncoderError(
-                f"tfidf(dim={self.width}) needs at least as many texts and words, but there are {counts.shape[0]} texts with "
-                f"{counts.shape[1]} different words; ask for tfidf(dim={limit}) or fewer"
+                f"tfidf(dim={self.width}) needs at least as many texts and words, but there are {counts.shape[0]} "
+                f"texts with {counts.shape[1]} different words; ask for tfidf(dim={limit}) or fewer"
             )
         self.svd.fit(counts)
 
@@ -175,9 +178,9 @@ def _not_loaded(model: str, error: Exception) -> str:
     close = difflib.get_close_matches(model, siblings, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return (
-        f"text encoder {model!r}: {hint}it is neither a folder here nor to be had from the model hub ({reason}). Without a "
-        "network, download the model elsewhere and pass the folder that holds its config.json: --encoder path/to/folder; or "
-        "use --encoder 'tfidf(dim=64)', which needs no weights"
+        f"text encoder {model!r}: {hint}it is neither a folder here nor to be had from the model hub ({reason}). "
+        "Without a network, download the model elsewhere and pass the folder that holds its config.json: --encoder "
+        "path/to/folder; or use --encoder 'tfidf(dim=64)', which needs no weights"
     )
 
 

@@ -1,9 +1,9 @@
 """Let torchvision import beside a CPU-only torch.
 
-torchvision's wheel from the general index registers `torchvision::nms` from a compiled library that is linked against CUDA.
-Beside a CPU-only torch that library does not load, `import torchvision` ends in "operator torchvision::nms does not exist",
-and with it timm and most of transformers' models, text models included. Declaring the missing operators is enough: nothing
-here calls them. Pictures are read with PIL and clips with PyAV, never with torchvision.
+torchvision's wheel from the general index registers `torchvision::nms` from a compiled library that is linked against
+CUDA. Beside a CPU-only torch that library does not load, `import torchvision` ends in "operator torchvision::nms does
+not exist", and with it timm and most of transformers' models, text models included. Declaring the missing operators is
+enough: nothing here calls them. Pictures are read with PIL and clips with PyAV, never with torchvision.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _declared: list[torch.library.Library] = []
 
 
 def mend_torchvision() -> bool:
-    """Make `import torchvision` work in this process; call it before the first import of timm or of a transformers model.
+    """Make `import torchvision` work in this process; call it before timm or a transformers model is imported.
 
-    Returns True where something had to be mended; a good install, and one without torchvision, is left as it is. Any other
-    fault of torchvision is raised unchanged.
+    Returns True where something had to be mended; a good install, and one without torchvision, is left as it is. Any
+    other fault of torchvision is raised unchanged.
     """
     try:
         importlib.import_module("torchvision")

@@ -1,0 +1,177 @@
+"""The command and its cache: killed and resumed, a full disk, skipped, missing and broken content, refusals."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from odmt.data.features import FeatureError, open_features
+from odmt.data.format import Dataset
+from odmt.encoders import EncoderError, load_encoder
+from odmt.encoders.__main__ import main
+from odmt.encoders.caching import encode_modality
+from tests.unit.encoders.conftest import FolderMaker
+from tests.unit.encoders.tiny import Words
+
+WORDS = "tests.unit.encoders.tiny:Words"
+TEXTS = [None if i % 9 == 4 else " ".join(f"word{i * j % 17}" for j in range(i % 5 + 1)) for i in range(40)]
+
+
+def run(folder: Path, *, encoder: str = WORDS, before: str = "import os", repository: Path) -> subprocess.CompletedProcess[str]:
+    command = ["odmt.encoders", str(folder), "--modality", "text", "--encoder", encoder, "--batch-size", "4"]
+    script = f"import sys; {before}; from odmt.encoders.__main__ import main; sys.exit(main({command[1:]!r}))"
+    environment = {**os.environ, "ODMT_CHECK_SHAPES": "0"}
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=repository, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def files(dataset: Dataset) -> dict[str, bytes]:
+    root = dataset.path / "features"
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_killed_and_resumed_equals_uninterrupted(make_folder: FolderMaker, repository: Path) -> None:
+    whole, killed = make_folder("whole", text=TEXTS), make_folder("killed", text=TEXTS)
+    assert run(whole.path, repository=repository).returncode == 0
+
+    for die_at in (3, 2):
+        assert run(killed.path, encoder=f"{WORDS}(die_at={die_at})", repository=repository).returncode == -9
+        with pytest.raises(FeatureError, match="unfinished"):
+            open_features(killed, ["text"])
+    resumed = run(killed.path, repository=repository)
+
+    assert resumed.returncode == 0, resumed.stderr
+    assert files(killed) == files(whole)
+    assert "12/36" in resumed.stderr  # three batches were kept
+
+
+def test_a_full_disk_leaves_nothing_to_read_and_is_made_good(make_folder: FolderMaker, repository: Path) -> None:
+    whole, full = make_folder("whole", text=TEXTS), make_folder("full", text=TEXTS)
+    assert run(whole.path, repository=repository).returncode == 0
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))"
+
+    failed = run(full.path, before=limit, repository=repository)
+
+    assert failed.returncode == 2
+    assert "cannot write (File too large)" in failed.stderr
+    assert "make room" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    with pytest.raises(FeatureError, match="unfinished"):
+        open_features(full, ["text"])
+    assert run(full.path, repository=repository).returncode == 0
+    assert files(full) == files(whole)
+
+
+def test_items_without_content_and_broken_ones_lack_the_modality(
+    make_folder: FolderMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = make_folder(text=["one two", None, "  ", "this is unreadable", "three"])
+    assert main([str(dataset.path), "--modality", "text", "--encoder", WORDS]) == 0
+    tokens = open_features(dataset, ["text"]).gather("text", range(6))
+    assert tokens.mask.sum(dim=1).tolist() == [0, 2, 0, 0, 0, 1]
+    out = capsys.readouterr().out
+    assert "2 of 5 items have 3 tokens; 2 have no content, 1 could not be read" in out
+    assert "item raw-4: the word 'unreadable' occurs in 'this is unreadable'" in out
+    expected = Words().encode(["one two"])[0]
+    assert isinstance(expected, np.ndarray)
+    np.testing.assert_allclose(tokens.values[1].numpy(), expected, atol=2e-3)
+
+
+def test_present_features_are_skipped(make_folder: FolderMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = make_folder(text=TEXTS)
+    command = [str(dataset.path), "--modality", "text", "--encoder", WORDS]
+    assert main(command) == 0
+    before = files(dataset)
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "there already, skipped" in capsys.readouterr().out
+    assert files(dataset) == before
+
+
+def test_a_damaged_cache_is_not_skipped_over(make_folder: FolderMaker) -> None:
+    dataset = make_folder(text=TEXTS)
+    folder = encode_modality(dataset, "text", Words(), batch_size=8, progress=False).folder
+    (folder / "tokens.npy").write_bytes(b"")
+    with pytest.raises(FeatureError, match="damaged"):
+        encode_modality(dataset, "text", Words(), batch_size=8, progress=False)
+
+
+def test_other_settings_and_other_content_have_other_keys(make_folder: FolderMaker) -> None:
+    first, second = make_folder("first", text=TEXTS), make_folder("second", text=TEXTS[::-1])
+    folders = [
+        encode_modality(dataset, "text", Words(scale=scale), batch_size=8, progress=False).folder
+        for dataset, scale in ((first, 1.0), (first, 2.0), (second, 1.0))
+    ]
+    assert len({folder.name for folder in folders}) == 3
+
+
+def test_the_key_does_not_depend_on_the_place_or_the_batch_size(make_folder: FolderMaker) -> None:
+    one, two = make_folder("one", text=TEXTS), make_folder("two", text=TEXTS)
+    first = encode_modality(one, "text", Words(), batch_size=8, progress=False).folder
+    second = encode_modality(two, "text", Words(), batch_size=3, progress=False).folder
+    assert first.name == second.name
+    a, b = open_features(one, ["text"]), open_features(two, ["text"])
+    assert (a.gather("text", range(41)).values == b.gather("text", range(41)).values).all()
+    assert str(one.path) not in (first / "recipe.yaml").read_text()
+
+
+def test_the_recipe_tells_what_was_done(make_folder: FolderMaker) -> None:
+    folder = encode_modality(make_folder(text=TEXTS), "text", Words(), batch_size=8, progress=False).folder
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert recipe["settings"] == {"method": "words", "scale": 1.0}
+    assert (recipe["items"], recipe["items_with_tokens"], recipe["items_without_content"]) == (40, 36, 4)
+    assert recipe["versions"].keys() >= {"odmt", "torch"}
+    assert recipe["done"] is True
+    assert "falling length" in recipe["order"]
+
+
+def test_content_that_is_not_there_is_named(make_folder: FolderMaker) -> None:
+    with pytest.raises(ValueError, match="no modality 'image'"):
+        encode_modality(make_folder("a", text=TEXTS), "image", Words(), batch_size=8, progress=False)
+    with pytest.raises(EncoderError, match=r"no item of .* has any text"):
+        encode_modality(make_folder("b", text=[None] * 5), "text", Words(), batch_size=8, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "options", "message"),
+    [
+        ("video", "anything", {}, "no 'video' encoders yet; there are encoders for text, image"),
+        ("text", "tfdif(dim=3)", {}, "unknown text encoder 'tfdif'; did you mean 'tfidf'"),
+        ("image", "histgram", {}, "unknown image encoder 'histgram'; did you mean 'histogram'"),
+        ("text", "tfidf(dims=3)", {}, "tfidf takes no argument 'dims'; did you mean 'dim'"),
+        ("text", "tfidf", {"layer": -2}, "tfidf takes no argument 'layer'"),
+        ("text", "model(layer=-3)", {"layer": -2}, "layer is given twice"),
+        ("text", "tfidf(dim=0)", {}, "dim must be at least 1"),
+    ],
+)
+def test_wrong_encoders_are_answered(modality: str, name: str, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_encoder(modality, name, **options)
+
+
+def test_the_command_answers_without_a_traceback(make_folder: FolderMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(make_folder(text=TEXTS).path)
+    for arguments in (
+        [folder, "--modality", "text", "--encoder", "tfidf(dim=5000)"],
+        [folder, "--modality", "video", "--encoder", "x"],
+        [folder, "--modality", "text", "--encoder", WORDS, "--batch-size", "0"],
+        [folder, "--modality", "text", "--encoder", WORDS, "--layer", "3"],
+        [folder + "-missing", "--modality", "text", "--encoder", WORDS],
+    ):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_help_says_which_encoders_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for word in ("tfidf(dim=64)", "histogram(bins=8)", "timm", "transformers", "--max-tokens", "--bf16"):
+        assert word in out
