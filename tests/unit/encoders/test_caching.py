@@ -23,7 +23,9 @@ WORDS = "tests.unit.encoders.tiny:Words"
 TEXTS = [None if i % 9 == 4 else " ".join(f"word{i * j % 17}" for j in range(i % 5 + 1)) for i in range(40)]
 
 
-def run(folder: Path, *, encoder: str = WORDS, before: str = "import os", repository: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *, encoder: str = WORDS, before: str = "import os", repository: Path
+) -> subprocess.CompletedProcess[str]:
     command = ["odmt.encoders", str(folder), "--modality", "text", "--encoder", encoder, "--batch-size", "4"]
     script = f"import sys; {before}; from odmt.encoders.__main__ import main; sys.exit(main({command[1:]!r}))"
     environment = {**os.environ, "ODMT_CHECK_SHAPES": "0"}

