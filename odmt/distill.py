@@ -55,7 +55,7 @@ def ensemble(logits: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([z for name, z in logits.items() if name != "ensemble"]).mean(0)
 
 
-def sigmoid_ramp(progress: float, length: float) -> float:
+def sigmoid_ramp(progress: int | float, length: int | float) -> float:
     """Rise from exp(-5) at 0 to 1 at `length`, in epochs or steps alike (arXiv 1610.02242); 1 throughout if `length`
     is 0.
     """

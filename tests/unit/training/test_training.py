@@ -1,0 +1,208 @@
+"""The loop on a dataset of a second: it learns, selects on validation, resumes exactly, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from odmt.config import Experiment, parse
+from odmt.data.features import open_features
+from odmt.data.format import open_dataset
+from odmt.pretrained import from_pretrained, load_weights
+from odmt.training import learning_rate, run
+from tests.tiny import NUM_USERS, tiny_dataset
+
+SMALL = (
+    "--model.dim=16 --train.epochs=3 --train.batch-size=16 --train.lr=0.01 --train.log-every=2 "
+    "--distill.ramp-epochs=2 --model.fusion=imt(layers=1,heads=1) --model.backbone=sasrec(layers=1,heads=1)"
+).split()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    tiny_dataset(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def experiment(dataset: Path, output: Path, *arguments: str) -> Experiment:
+    argv = [*SMALL, f"--dataset={dataset}", f"--output={output}", *arguments]
+    merged = {flag.partition("=")[0]: flag for flag in argv}  # a later flag replaces an earlier one
+    return parse(list(merged.values()), configs=output)
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read]
+
+
+def test_a_run_leaves_everything_it_promises(dataset: Path, tmp_path: Path) -> None:
+    folder = run(experiment(dataset, tmp_path, "--train.epochs=6", "--train.patience=2"))
+    result = json.loads((folder / "result.json").read_text())
+    assert set(result) == {
+        "dataset", "seed", "best_epoch", "epochs", "valid", "test", "most_popular", "parameters", "seconds"
+    }  # fmt: skip
+    assert set(result["test"]) == set(result["valid"]) == {"id", "text", "ensemble"}
+    assert set(result["test"]["id"]) == {"HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR"}
+    with np.load(folder / "test_ranks.npz") as ranks:
+        assert len(ranks["ensemble"]) == len(ranks["most-popular"]) == len(ranks["users"]) == NUM_USERS
+        assert result["test"]["ensemble"]["HR@10"] == pytest.approx((ranks["ensemble"] <= 10).mean())
+    epochs = [line for line in lines(folder) if "valid" in line]
+    assert [line["epoch"] for line in epochs] == list(range(1, result["epochs"] + 1))
+    scores = [line["valid"]["ensemble"]["NDCG@10"] for line in epochs]
+    assert result["best_epoch"] == 1 + int(np.argmax(scores))  # chosen on validation, the last epoch among the choices
+    assert result["valid"] == epochs[result["best_epoch"] - 1]["valid"]
+    assert result["test"]["ensemble"]["HR@10"] > result["most_popular"]["HR@10"] + 0.2  # the planted kinds are found
+    text = (folder / "experiment.yaml").read_text()
+    assert all(word in text for word in ("# commit: ", "torch 2.", "# dataset: "))
+
+
+def test_the_saved_model_scores_as_the_trained_one(dataset: Path, tmp_path: Path) -> None:
+    folder = run(experiment(dataset, tmp_path))
+    features = open_features(open_dataset(dataset), ["text"])
+    model = from_pretrained(folder / "model", features)
+    tables = model.encode_catalogue()
+    again = from_pretrained(folder / "model", features)
+    scores = model.score(torch.tensor([[0, 1, 3]]), tables)
+    for name, expected in again.score(torch.tensor([[0, 1, 3]]), again.encode_catalogue()).items():
+        assert torch.equal(scores[name], expected)
+    with np.load(folder / "test_ranks.npz") as saved:
+        from odmt import LeaveTwoOut, ranks
+
+        data = open_dataset(dataset)
+        split = LeaveTwoOut(data.offsets, data.items, num_items=data.num_items, length=10)
+        found = ranks(lambda histories: model.states(histories, tables), tables, split.questions("test"))
+        np.testing.assert_array_equal(found["ensemble"], saved["ensemble"])
+
+
+def test_a_seed_fixes_everything(dataset: Path, tmp_path: Path) -> None:
+    results = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        folder = run(experiment(dataset, tmp_path, f"--name={name}", f"--seed={seed}", "--train.epochs=1"))
+        results.append((lines(folder), (folder / "model" / "model.safetensors").read_bytes()))
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_a_killed_run_resumes_to_the_same_end(dataset: Path, tmp_path: Path) -> None:
+    """Kill the process in the second epoch, without warning; resumed, it ends as if nothing had happened."""
+    whole = run(experiment(dataset, tmp_path, "--name=whole", "--train.epochs=4"))
+    settings = experiment(dataset, tmp_path, "--name=killed", "--train.epochs=4")
+    script = f"""
+import os, signal
+import odmt.training as training
+from odmt.config import parse
+add = training.RunFolder.append_metrics
+def die_in_epoch_three(self, line):
+    add(self, line)
+    if line["epoch"] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+training.RunFolder.append_metrics = die_in_epoch_three
+training.run(parse({[*SMALL[:1], *[f for f in SMALL[1:] if "epochs" not in f or "ramp" in f], "--train.epochs=4", f"--dataset={dataset}", f"--output={tmp_path}", "--name=killed"]!r}, configs=__import__("pathlib").Path({str(tmp_path)!r})))
+"""
+    died = subprocess.run([sys.executable, "-c", script], env={**os.environ, "ODMT_CHECK_SHAPES": "0"}, check=False)
+    assert died.returncode == -signal.SIGKILL
+    killed = settings.folder
+    assert not (killed / "result.json").exists()
+    assert any(line["epoch"] == 3 for line in lines(killed))  # logged after the newest checkpoint, to be redone
+    run(replace(settings, resume=True))
+    assert lines(killed) == lines(whole)
+    assert (killed / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    before = (killed / "result.json").stat().st_mtime_ns
+    run(replace(settings, resume=True))  # finished: a no-op
+    assert (killed / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_half_written_is_never_read(dataset: Path, tmp_path: Path) -> None:
+    settings = experiment(dataset, tmp_path, "--train.epochs=1")
+    folder = run(settings)
+    (folder / "result.json").unlink()
+    half = folder / "checkpoints" / ".partial"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half of it")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert (run(replace(settings, resume=True)) / "result.json").exists()
+
+
+def test_an_existing_run_is_neither_mixed_nor_lost(dataset: Path, tmp_path: Path) -> None:
+    settings = experiment(dataset, tmp_path, "--train.epochs=1", "--name=taken")
+    run(settings)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ValueError, match="holds a run already; add --resume"):
+        run(settings)
+    other = experiment(dataset, tmp_path, "--train.epochs=1", "--name=taken", "--model.dim=8", "--resume")
+    with pytest.raises(ValueError, match=r"has `dim: 16`, the command says `dim: 8`"):
+        run(other)
+    elsewhere = tmp_path / "data" / "tiny"
+    tiny_dataset(elsewhere, seed=9)
+    with pytest.raises(ValueError, match="started on other data"):
+        run(replace(settings, dataset=str(elsewhere), resume=True))
+    assert (run(replace(settings, overwrite=True)) / "result.json").exists()
+
+
+def test_weights_of_another_model_are_refused_by_name(dataset: Path, tmp_path: Path) -> None:
+    folder = run(experiment(dataset, tmp_path, "--train.epochs=1"))
+    features = open_features(open_dataset(dataset), ["text"])
+    from odmt import ODMT
+
+    with pytest.raises(ValueError, match=r"parameter \S+ is \[.*in the file and \[.*in the model"):
+        load_weights(ODMT(features, dim=8, fusion="imt(layers=1, heads=1)"), folder / "model" / "model.safetensors")
+    with pytest.raises(ValueError, match="does not exist"):
+        from_pretrained(tmp_path / "nowhere", features)
+    broken = folder / "model" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged"):
+        from_pretrained(folder / "model", features)
+
+
+def test_a_loss_that_breaks_stops_the_run(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+.*lower --train.lr"):
+        run(experiment(dataset, tmp_path, "--train.lr=1e30", "--train.clip=0", "--train.log-every=1"))
+
+
+def test_bf16_trains(dataset: Path, tmp_path: Path) -> None:
+    folder = run(experiment(dataset, tmp_path, "--train.bf16", "--train.epochs=4"))
+    assert json.loads((folder / "result.json").read_text())["test"]["ensemble"]["HR@10"] > 0.5
+
+
+def test_trackers_are_accelerates_own(dataset: Path, tmp_path: Path) -> None:
+    folder = run(experiment(dataset, tmp_path, "--trackers=tensorboard", "--train.epochs=1"))
+    assert list(folder.parent.rglob("events.out.tfevents.*"))
+
+
+def test_a_subset_validates_and_everybody_is_tested(dataset: Path, tmp_path: Path) -> None:
+    folder = run(experiment(dataset, tmp_path, "--train.eval-users=10", "--train.epochs=1"))
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["valid"]["ensemble"]["HR@10"] * 10) % 1 == pytest.approx(0)
+    with np.load(folder / "test_ranks.npz") as ranks:
+        assert len(ranks["ensemble"]) == NUM_USERS
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1, 1, 0.8536, 0.5, 0.1464]),
+    ],
+)
+def test_learning_rate(schedule: str, expected: list[float], dataset: Path, tmp_path: Path) -> None:
+    settings = replace(experiment(dataset, tmp_path).train, schedule=schedule, warmup_steps=2)
+    assert [learning_rate(step, settings, steps=6) for step in range(6)] == pytest.approx(expected, abs=1e-4)
