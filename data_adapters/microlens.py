@@ -27,7 +27,7 @@ DIR holds one unpacked release of https://github.com/westlake-repl/MicroLens, un
   *videos*/ITEM.mp4       optional
 Where both kinds of titles are there, the quoted ones count and the others fill what is missing."""
 CITATION = "Ni et al. 2023, A Content-Driven Micro-Video Recommendation Dataset at Scale, arXiv:2309.15379"
-LICENCE = "research use; see the release's README, which forbids offering modified copies for download"
+LICENCE = "see the release's readme; MicroLens' own: research use, modified copies may not be offered for download"
 
 
 def convert(raw: Path, out: Path, *, min_events: int = 5, overwrite: bool = False, made_by: str = "") -> Dataset:

@@ -81,12 +81,13 @@ def _read_tsv(text: str, path: Path) -> Events:
 
 
 def _id(field: str, what: str, path: Path, number: int) -> int:
-    try:
-        return int(field)
-    except ValueError:
+    # int() alone would also take signs, underscores and more digits than an id column holds
+    digits = field.strip()
+    if not digits.isdecimal() or len(digits) > 18:
         raise ReleaseError(
             f"{path}, line {number}: {what} is {field[:40]!r}, must be a number; check delimiter and columns"
-        ) from None
+        )
+    return int(digits)
 
 
 def _milliseconds(field: str, path: Path, number: int) -> int:

@@ -38,10 +38,10 @@ STYLES = {
 }
 """Style names and their words, the same across topics."""
 
-NOISE = (
-    "the a my with of in this that how when really again never always one two three best new old big little friend city "
-    "night people world time story part secret finally watch look wait end start home street summer winter blue"
-).split()
+NOISE = """
+    the a my with of in this that how when really again never always one two three best new old big little city
+    night people world time story part secret finally watch look wait end start home street summer winter blue
+"""
 EMOJI = ("😂", "🔥", "🎉", "😱", "❤️", "👍", "🚀", "✨")
 WIDTH, HEIGHT = 96, 64
 CLIP_SIZE, CLIP_FRAMES, CLIP_RATE = 64, 9, 9
@@ -55,7 +55,7 @@ def write_title(topic: int, style: int, rng: np.random.Generator) -> str:
     words = [
         *rng.choice(TOPICS[topic_name].split(), 2, replace=False),
         *rng.choice(STYLES[style_name].split(), 2, replace=False),
-        *rng.choice(NOISE, rng.integers(3, 7), replace=False),
+        *rng.choice(NOISE.split(), rng.integers(3, 7), replace=False),
     ]
     words = [str(word) for word in rng.permutation(words)]
     cut = int(rng.integers(1, len(words) - 1))

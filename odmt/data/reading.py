@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odmt.data.manifest import ANEW, MODALITIES, DatasetError, DatasetInfo, hash_column, hash_file
+from odmt.types import Int
 
 __all__ = ["ARRAYS", "CHUNK", "Dataset", "open_dataset"]
 
@@ -31,9 +32,9 @@ class Dataset:
 
     path: Path
     info: DatasetInfo
-    offsets: np.ndarray
-    items: np.ndarray
-    times: np.ndarray | None
+    offsets: Int[np.ndarray, " users_and_one"]
+    items: Int[np.ndarray, " interactions"]
+    times: Int[np.ndarray, " interactions"] | None
 
     @property
     def name(self) -> str:
@@ -55,7 +56,7 @@ class Dataset:
         """Number of events of all users."""
         return self.info.num_interactions
 
-    def history(self, user: int) -> np.ndarray:
+    def history(self, user: int) -> Int[np.ndarray, " events"]:
         """Return the items of `user`, oldest first, as a view of the file."""
         if not 0 <= user < self.num_users:
             raise DatasetError(f"user {user} is not in {self.path}, which has users 0..{self.num_users - 1}")

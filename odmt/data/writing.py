@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from odmt.data.manifest import MODALITIES, DatasetError, DatasetInfo, FileRecord, hash_column
 from odmt.data.reading import ARRAYS, Dataset, open_dataset
+from odmt.types import Int
 
 __all__ = ["Histories", "write_dataset"]
 
@@ -31,10 +32,10 @@ class Histories:
 
     users: Sequence[str]
     """The vendor's user ids."""
-    offsets: np.ndarray
-    items: np.ndarray
+    offsets: Int[np.ndarray, " users_and_one"]
+    items: Int[np.ndarray, " interactions"]
     """Items 1..num_items."""
-    times: np.ndarray | None = None
+    times: Int[np.ndarray, " interactions"] | None = None
     """Unix milliseconds, where the vendor gives times."""
 
     @classmethod
@@ -146,7 +147,7 @@ def _is_inside(path: str) -> bool:
     return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
-def _check_ids(ids: Sequence[str], what: str) -> None:
+def _check_ids(ids: Sequence[Any], what: str) -> None:
     seen = set()
     for value in ids:
         if not isinstance(value, str):
