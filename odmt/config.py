@@ -192,6 +192,7 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield prefix + entry.name, value
 
 
+MODALITIES = ("text", "image", "video", "audio")
 SETTINGS = dict(_leaves(Experiment("")))
 COMMAND_LINE_ONLY = ("ablation", "config", "overwrite", "resume")
 AT_LEAST: Mapping[str, float] = {
@@ -261,8 +262,9 @@ def check(experiment: Experiment) -> None:
     if model.id_init not in (starts := ["random", "mean", *(name for name in model.streams if name != "id")]):
         raise ConfigError(f"model.id_init={model.id_init!r} is unknown; {did_you_mean(model.id_init, starts)}")
     for setting, pairs in {"data.features": data.selected_features(), "data.max_tokens": data.token_limits()}.items():
-        for name in pairs.keys() - set(model.streams):
-            raise ConfigError(f"{setting} names {name!r}, which is not in model.streams: {', '.join(model.streams)}")
+        # a modality that an ablation leaves out may keep its settings; a misspelt one may not
+        for name in pairs.keys() - {*model.streams, *MODALITIES}:
+            raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, (*model.streams, *MODALITIES))}")
     _check_component(model.backbone, BACKBONES, "backbone")
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_edges(experiment)

@@ -283,7 +283,7 @@ def test_a_dataset_is_needed(configs: Path) -> None:
         ),
         (["--data.features", "tfidf"], "data.features: 'tfidf' should read like text=tfidf, each name once"),
         (["--data.max-tokens", "text=0"], "data.max_tokens: text=0 is no number above 0; write text=30"),
-        (["--data.max-tokens", "image=9"], "data.max_tokens names 'image', which is not in model.streams: id, text"),
+        (["--data.max-tokens", "imag=9"], "data.max_tokens names 'imag'; did you mean 'image'?"),
     ],
 )
 def test_what_types_cannot_say_is_checked_before_anything_runs(argv: list[str], answer: str, configs: Path) -> None:
