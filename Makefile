@@ -25,6 +25,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m odmt.encoders.torchvision_mend  # `accelerate` itself imports timm, and that torchvision
 	touch $@
 
 # The sample: a small release in MicroLens' own layout, then the same adapter and encoders as for real data.
