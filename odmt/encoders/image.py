@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,7 +42,8 @@ class TimmImage:
         self, model: str, *, pretrained: bool = True, checkpoint: str = "", bf16: bool = False, device: str = "auto"
     ) -> None:
         mend_torchvision()
-        import timm.data
+        from timm.data.config import resolve_model_data_config
+        from timm.data.transforms_factory import create_transform
 
         self.device = choose_device(device)
         self.bf16 = bf16
@@ -52,8 +54,8 @@ class TimmImage:
         self.name = f"{model}(pretrained=False)" if drawn else model
         self.model = network.to(self.device).eval()
         self.width = int(network.num_features)
-        self.preprocessing = timm.data.resolve_model_data_config(network)
-        self.transform: Any = timm.data.create_transform(**self.preprocessing, is_training=False)
+        self.preprocessing = resolve_model_data_config(network)
+        self.transform: Any = create_transform(**self.preprocessing, is_training=False)
 
     def recipe(self) -> dict[str, Any]:
         settings = {name: list(v) if isinstance(v, tuple) else v for name, v in self.preprocessing.items()}
@@ -194,13 +196,14 @@ def _create(model: str, *, pretrained: bool) -> Any:
 
 def _load_checkpoint(network: Any, model: str, path: Path) -> None:
     import timm.models
+    from safetensors import SafetensorError
 
     if not path.is_file():
         raise EncoderError(f"image encoder {model!r}: there is no checkpoint {path}; pass the path of its weights file")
     try:
         weights = timm.models.load_state_dict(str(path), device="cpu", weights_only=True)
         missing, unexpected = network.load_state_dict(weights, strict=False)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EncoderError(
             f"image encoder {model!r}: {path} does not fit ({reason}); pass that model's weights"

@@ -145,13 +145,14 @@ class Tfidf:
 
 
 def _load(model: str) -> tuple[Any, nn.Module, str]:
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
         # fp32 whatever the checkpoint holds, so that precision is ours to choose.
         network, report = AutoModel.from_pretrained(model, output_loading_info=True, torch_dtype=torch.float32)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise EncoderError(_not_loaded(model, error)) from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,13 @@ WORDS = "tests.unit.encoders.tiny:Words"
 TEXTS = [None if i % 9 == 4 else " ".join(f"word{i * j % 17}" for j in range(i % 5 + 1)) for i in range(40)]
 
 
-def run(
-    folder: Path, *, encoder: str = WORDS, before: str = "import os", repository: Path
-) -> subprocess.CompletedProcess[str]:
-    command = ["odmt.encoders", str(folder), "--modality", "text", "--encoder", encoder, "--batch-size", "4"]
-    script = f"import sys; {before}; from odmt.encoders.__main__ import main; sys.exit(main({command[1:]!r}))"
+def command(dataset: Dataset, encoder: str = WORDS) -> list[str]:
+    return [str(dataset.path), "--modality", "text", "--encoder", encoder, "--batch-size", "4"]
+
+
+def run_apart(arguments: list[str], repository: Path, *, before: str = "pass") -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, after the statement `before`."""
+    script = f"import sys\n{before}\nfrom odmt.encoders.__main__ import main\nsys.exit(main({arguments!r}))"
     environment = {**os.environ, "ODMT_CHECK_SHAPES": "0"}
     return subprocess.run(
         [sys.executable, "-c", script], cwd=repository, env=environment, capture_output=True, text=True, check=False
@@ -39,27 +42,29 @@ def files(dataset: Dataset) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def test_killed_and_resumed_equals_uninterrupted(make_folder: FolderMaker, repository: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted(
+    make_folder: FolderMaker, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, killed = make_folder("whole", text=TEXTS), make_folder("killed", text=TEXTS)
-    assert run(whole.path, repository=repository).returncode == 0
+    assert main(command(whole)) == 0
 
     for die_at in (3, 2):
-        assert run(killed.path, encoder=f"{WORDS}(die_at={die_at})", repository=repository).returncode == -9
+        assert run_apart(command(killed, f"{WORDS}(die_at={die_at})"), repository).returncode == -signal.SIGKILL
         with pytest.raises(FeatureError, match="unfinished"):
             open_features(killed, ["text"])
-    resumed = run(killed.path, repository=repository)
+    capsys.readouterr()
+    assert main(command(killed)) == 0
 
-    assert resumed.returncode == 0, resumed.stderr
+    assert "12/36" in capsys.readouterr().err  # three batches were kept
     assert files(killed) == files(whole)
-    assert "12/36" in resumed.stderr  # three batches were kept
 
 
 def test_a_full_disk_leaves_nothing_to_read_and_is_made_good(make_folder: FolderMaker, repository: Path) -> None:
     whole, full = make_folder("whole", text=TEXTS), make_folder("full", text=TEXTS)
-    assert run(whole.path, repository=repository).returncode == 0
+    assert main(command(whole)) == 0
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))"
 
-    failed = run(full.path, before=limit, repository=repository)
+    failed = run_apart(command(full), repository, before=limit)
 
     assert failed.returncode == 2
     assert "cannot write (File too large)" in failed.stderr
@@ -67,7 +72,7 @@ def test_a_full_disk_leaves_nothing_to_read_and_is_made_good(make_folder: Folder
     assert "Traceback" not in failed.stderr
     with pytest.raises(FeatureError, match="unfinished"):
         open_features(full, ["text"])
-    assert run(full.path, repository=repository).returncode == 0
+    assert main(command(full)) == 0
     assert files(full) == files(whole)
 
 
@@ -88,11 +93,10 @@ def test_items_without_content_and_broken_ones_lack_the_modality(
 
 def test_present_features_are_skipped(make_folder: FolderMaker, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = make_folder(text=TEXTS)
-    command = [str(dataset.path), "--modality", "text", "--encoder", WORDS]
-    assert main(command) == 0
+    assert main(command(dataset)) == 0
     before = files(dataset)
     capsys.readouterr()
-    assert main(command) == 0
+    assert main(command(dataset)) == 0
     assert "there already, skipped" in capsys.readouterr().out
     assert files(dataset) == before
 

@@ -180,6 +180,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         load_encoder("text", str(tmp_path))
 
 
+def test_damaged_weights_are_refused(bert: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bert, tmp_path / "damaged")
+    (copy / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(EncoderError, match="the folder cannot be loaded"):
+        load_encoder("text", str(copy))
+
+
 def test_a_checkpoint_that_lacks_weights_is_refused(bert: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
