@@ -209,8 +209,13 @@ def learning_rate(step: int, settings: TrainConfig, steps: int) -> float:
 
 def _features(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
     modalities = [name for name in experiment.model.streams if name != "id"]
-    data = experiment.data
-    return open_features(dataset, modalities, select=data.selected_features(), max_tokens=data.token_limits())
+    select, limits = experiment.data.selected_features(), experiment.data.token_limits()
+    return open_features(
+        dataset,
+        modalities,  # settings of a modality that an ablation leaves out do not concern this run
+        select={name: key for name, key in select.items() if name in modalities},
+        max_tokens={name: limit for name, limit in limits.items() if name in modalities},
+    )
 
 
 def _validation_users(split: LeaveTwoOut, settings: TrainConfig, seed: int) -> np.ndarray:
