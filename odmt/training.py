@@ -72,16 +72,16 @@ def run(experiment: Experiment) -> Path:
             "precision is set by --train.bf16 alone"
         )
     dataset = open_dataset(find_dataset(experiment.dataset, experiment.data.root))
+    set_seed(experiment.seed)
+    split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
+    model = build_model(experiment, _features(experiment, dataset), item_counts=split.item_counts())
     folder = RunFolder(experiment.folder)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process:  # only now: what was asked for can be done
         folder.claim(experiment, dataset.fingerprint)
     accelerator.wait_for_everyone()
     if folder.result.exists():
         accelerator.print(f"{folder.path} is finished; its result is {folder.result}")
         return folder.path
-    set_seed(experiment.seed)
-    split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
-    model = build_model(experiment, _features(experiment, dataset), item_counts=split.item_counts())
     progress = fit(model, split, experiment, folder=folder, accelerator=accelerator)
     _finish(model, split, experiment, progress, folder=folder, accelerator=accelerator)
     accelerator.wait_for_everyone()
