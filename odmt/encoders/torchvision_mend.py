@@ -5,8 +5,8 @@ CUDA. Beside a CPU-only torch that library does not load, `import torchvision` e
 not exist", and with it timm, most of transformers' models (text models included), and the `accelerate` command itself.
 Declaring the missing operators is enough: nothing here calls them. Pictures are read with PIL and clips with PyAV.
 
-`mend_torchvision()` mends the process that calls it. `python -m odmt.encoders.torchvision_mend` mends the environment: it
-puts this file, which needs nothing but the standard library, where every Python of the environment loads it at start.
+`mend_torchvision()` mends the process that calls it. `python -m odmt.encoders.torchvision_mend` mends the environment:
+it puts this file, which needs only the standard library, where every Python of the environment loads it at start.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def test_content_that_is_not_there_is_named(make_folder: FolderMaker) -> None:
     [
         ("video", "anything", {}, "no 'video' encoders yet; there are encoders for text, image"),
         ("text", "tfdif(dim=3)", {}, "unknown text encoder 'tfdif'; did you mean 'tfidf'"),
-        ("image", "histgram", {}, "unknown image encoder 'histgram'; did you mean 'histogram'"),
+        ("image", "histograms", {}, "unknown image encoder 'histograms'; did you mean 'histogram'"),
         ("text", "tfidf(dims=3)", {}, "tfidf takes no argument 'dims'; did you mean 'dim'"),
         ("text", "tfidf", {"layer": -2}, "tfidf takes no argument 'layer'"),
         ("text", "model(layer=-3)", {"layer": -2}, "layer is given twice"),
