@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
 from odmt.types import Bool, Float, Tensor
@@ -37,31 +36,33 @@ class Attention(nn.Module):
         context: Float[Tensor, "batch rows dim"],
         allowed: Bool[Tensor, "#batch queries rows"],
     ) -> Float[Tensor, "batch queries dim"]:
-        query = rearrange(self.query(queries), "b q (h d) -> b h q d", h=self.heads)
         num_queries, num_rows, dim = queries.shape[1], context.shape[1], context.shape[2]
         # Multiplications per item: folding W_K into the queries and W_V behind the sum costs 2 q (dim + h rows) dim,
         # projecting every context row costs 2 rows (dim + q) dim. Both give the same numbers: (q W_K) x = q (W_K x),
         # W_V sum = sum W_V.
         fold = num_queries * (dim + self.heads * num_rows) < num_rows * (dim + num_queries)
         attend = self._folded if fold else self._projected
-        return self.output(rearrange(attend(query, context, allowed), "b h q d -> b q (h d)"))
+        return self.output(attend(self._split(self.query(queries)), context, allowed).transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Turn [batch, rows, heads * head_dim] into [batch, heads, rows, head_dim]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def _projected(self, query: Tensor, context: Tensor, allowed: Tensor) -> Tensor:
-        key = rearrange(self.key(context), "b t (h d) -> b h t d", h=self.heads)
-        value = rearrange(self.value(context), "b t (h d) -> b h t d", h=self.heads)
+        key, value = self._split(self.key(context)), self._split(self.value(context))
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed[:, None], dropout_p=dropout)
 
     def _folded(self, query: Tensor, context: Tensor, allowed: Tensor) -> Tensor:
         num_queries, head_dim = query.shape[2:]
-        key = rearrange(self.key.weight, "(h d) e -> h d e", h=self.heads)
-        value = rearrange(self.value.weight, "(h d) e -> h e d", h=self.heads)
-        folded = rearrange(torch.matmul(query, key), "b h q e -> b (h q) e")
-        scores = rearrange(folded @ context.transpose(1, 2), "b (h q) t -> b h q t", q=num_queries) * head_dim**-0.5
+        key = self.key.weight.unflatten(0, (self.heads, head_dim))  # [heads, head_dim, dim]
+        value = self.value.weight.unflatten(0, (self.heads, head_dim)).transpose(1, 2)
+        folded = (query @ key).flatten(1, 2)  # [batch, heads * queries, dim]
+        scores = (folded @ context.transpose(1, 2)).unflatten(1, (self.heads, num_queries)) * head_dim**-0.5
         weights = torch.softmax(scores.masked_fill(~allowed[:, None], -torch.inf), dim=-1)
         weights = F.dropout(weights, self.dropout, self.training)
-        mixed = rearrange(weights, "b h q t -> b (h q) t") @ context
-        return torch.matmul(rearrange(mixed, "b (h q) e -> b h q e", q=num_queries), value)
+        mixed = (weights.flatten(1, 2) @ context).unflatten(1, (self.heads, num_queries))
+        return mixed @ value
 
 
 class Block(nn.Module):

@@ -97,10 +97,12 @@ class ODMT(nn.Module):
         rows, targets = next_item_rows(batch.histories, batch.mask)
         precise = torch.promote_types(self.log_popularity.dtype, torch.float32)
         multiplicity = log_multiplicity(batch.histories, batch.mask, batch.counts, dtype=precise)
+        inputs, seen = batch.histories[:, :-1], batch.mask[:, :-1]
         correction = self.popularity * self.log_popularity[batch.items]
         logits = {}
         for name, items in vectors.items():
-            states = self.backbones[name](items[batch.histories[:, :-1]], batch.mask[:, :-1])
+            x = items[inputs] * seen.unsqueeze(-1)  # a padded slot points at some item, and must not carry it
+            states = self.backbones[name](x, seen)
             logits[name] = in_batch_logits(states[rows], items, correction)
         ranking = torch.stack([next_item_loss(z, targets, multiplicity) for z in logits.values()]).sum()
         return {"ranking": ranking, "distill": distill_weight * self.distill(logits, multiplicity)}

@@ -107,7 +107,10 @@ class Features(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Turn the item vectors of a history into user states. Causal: row t sees rows <= t, and no padding (mask False)."""
+    """Turn the item vectors of a history into user states; causal: row t sees rows <= t.
+
+    Histories are left-padded: a padded row has mask False and holds zeros.
+    """
 
     def __call__(
         self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]

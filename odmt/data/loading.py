@@ -14,9 +14,10 @@ from odmt.types import Batch, Features
 __all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
 
 
-def make_batch(histories: np.ndarray, features: Features, modalities: Sequence[str]) -> Batch:
-    """Build a batch from histories of global ids [users, length], left-padded with 0; leading columns nobody fills are
-    cut.
+def make_batch(histories: np.ndarray, features: Features, modalities: Sequence[str] | None = None) -> Batch:
+    """Build a batch from histories of global ids [users, length], left-padded with 0, newest last.
+
+    Leading columns that nobody fills are cut. `modalities` are those whose content is read, by default all.
     """
     filled = histories > 0
     first = int(filled.any(0).argmax())
@@ -24,7 +25,7 @@ def make_batch(histories: np.ndarray, features: Features, modalities: Sequence[s
     items, inverse, counts = np.unique(histories[filled], return_inverse=True, return_counts=True)
     index = np.zeros_like(histories)
     index[filled] = inverse
-    content = {name: features.gather(name, items) for name in modalities}
+    content = {name: features.gather(name, items) for name in (features.widths if modalities is None else modalities)}
     return Batch(*(torch.from_numpy(array) for array in (items, counts, index, filled)), content=content)
 
 

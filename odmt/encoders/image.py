@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 
 from odmt.encoders import KNOWN, Content, EncoderError, Unreadable
@@ -87,7 +88,7 @@ class TimmImage:
         found = self.model.forward_features(pictures)
         if found.ndim == 4:
             channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-            found = found.flatten(1, 2) if channels_last else found.flatten(2).mT
+            found = rearrange(found, "n h w c -> n (h w) c" if channels_last else "n c h w -> n (h w) c")
             return torch.cat([found.mean(dim=1, keepdim=True), found], dim=1)
         # Distillation and register tokens stand between the class token and the patches; they describe no place.
         prefix = int(getattr(self.model, "num_prefix_tokens", 0))
