@@ -1,7 +1,7 @@
 """Train and test one model:
 
     accelerate launch experiments/train.py --dataset microlens
-    accelerate launch experiments/train.py --dataset microlens --ablation cpu no_distill --seed 2 --model.dim 64
+    accelerate launch experiments/train.py --dataset microlens --ablation microlens-cpu no_distill --seed 2
     python experiments/train.py --help
 
 Settings come from experiments/configs/DATASET.yaml, then the ablations in order, then the command line.
@@ -10,6 +10,7 @@ Settings come from experiments/configs/DATASET.yaml, then the ablations in order
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 
 from odmt.config import parse
@@ -17,11 +18,12 @@ from odmt.training import run
 
 
 def main() -> None:
-    """Parse the command line and train; input that is wrong ends with one clear line instead of a traceback."""
+    """Parse the command line and train; wrong input ends in one line that says what to do, not in a traceback."""
     try:
         run(parse(sys.argv[1:], configs=Path(__file__).parent / "configs"))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, FloatingPointError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        sys.exit(f"error: {error}\n(said by {Path(last.filename).name}:{last.lineno})")
 
 
 if __name__ == "__main__":

@@ -214,8 +214,8 @@ def test_wrong_arguments_are_refused_with_both_values(features: ItemFeatures) ->
         make_model(features, fusion="imt(heads=3)")
     with pytest.raises(ValueError, match="7 entries, but 20 items need 21"):
         make_model(features, item_counts=np.ones(7))
+    model = make_model(features)
     with pytest.raises(ValueError, match="history of 9 events is longer than SASRec's length=6"):
-        model = make_model(features)
         model.score(torch.ones(1, 9, dtype=torch.long), model.encode_catalogue())
     with pytest.raises(ValueError, match="returned function, not a torch module"):
         make_model(features, backbone=lambda: lambda x, mask: x)

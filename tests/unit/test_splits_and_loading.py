@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,10 +62,10 @@ def test_a_batch_gives_back_its_histories_and_counts(sequences: list[list[int]])
 def test_processes_share_the_same_global_batches(world: int) -> None:
     alone = list(UserBatches(23, 7, seed=5))
     shares = [list(UserBatches(23, 7, seed=5, rank=rank, world=world)) for rank in range(world)]
-    merged = [sorted(sum(parts, [])) for parts in zip(*shares, strict=True)]
+    merged = [sorted(chain(*parts)) for parts in zip(*shares, strict=True)]
     if world < 3:
         assert merged == [sorted(batch) for batch in alone]
-    assert sorted(sum(merged, [])) == list(range(23))
+    assert sorted(chain(*merged)) == list(range(23))
     assert all(batch for share in shares for batch in share)
     assert all(len(UserBatches(23, 7, seed=5, rank=r, world=world)) == len(shares[0]) for r in range(world))
 

@@ -22,10 +22,16 @@ from odmt.pretrained import from_pretrained, load_weights
 from odmt.training import learning_rate, run
 from tests.tiny import NUM_USERS, tiny_dataset
 
-SMALL = (
-    "--model.dim=16 --train.epochs=3 --train.batch-size=16 --train.lr=0.01 --train.log-every=2 "
-    "--distill.ramp-epochs=2 --model.fusion=imt(layers=1,heads=1) --model.backbone=sasrec(layers=1,heads=1)"
-).split()
+SMALL = [
+    "--model.dim=16",
+    "--model.fusion=imt(layers=1,heads=1)",
+    "--model.backbone=sasrec(layers=1,heads=1)",
+    "--distill.ramp-epochs=2",
+    "--train.epochs=3",
+    "--train.batch-size=16",
+    "--train.lr=0.01",
+    "--train.log-every=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +46,31 @@ def _fresh_accelerator() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def experiment(dataset: Path, output: Path, *arguments: str) -> Experiment:
-    argv = [*SMALL, f"--dataset={dataset}", f"--output={output}", *arguments]
-    merged = {flag.partition("=")[0]: flag for flag in argv}  # a later flag replaces an earlier one
-    return parse(list(merged.values()), configs=output)
+DIE_IN_EPOCH_THREE = """
+import os, signal, sys
+from pathlib import Path
+import odmt.training as training
+from odmt.config import parse
+
+append = training.RunFolder.append_metrics
+
+def append_and_die(self, line):
+    append(self, line)
+    if line["epoch"] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+training.RunFolder.append_metrics = append_and_die
+training.run(parse(sys.argv[2:], configs=Path(sys.argv[1])))
+"""
+
+
+def arguments(dataset: Path, output: Path, *more: str) -> list[str]:
+    argv = [*SMALL, f"--dataset={dataset}", f"--output={output}", *more]
+    return list({flag.partition("=")[0]: flag for flag in argv}.values())  # a later flag replaces an earlier one
+
+
+def experiment(dataset: Path, output: Path, *more: str) -> Experiment:
+    return parse(arguments(dataset, output, *more), configs=output)
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
@@ -103,20 +130,12 @@ def test_a_seed_fixes_everything(dataset: Path, tmp_path: Path) -> None:
 def test_a_killed_run_resumes_to_the_same_end(dataset: Path, tmp_path: Path) -> None:
     """Kill the process in the second epoch, without warning; resumed, it ends as if nothing had happened."""
     whole = run(experiment(dataset, tmp_path, "--name=whole", "--train.epochs=4"))
-    settings = experiment(dataset, tmp_path, "--name=killed", "--train.epochs=4")
-    script = f"""
-import os, signal
-import odmt.training as training
-from odmt.config import parse
-add = training.RunFolder.append_metrics
-def die_in_epoch_three(self, line):
-    add(self, line)
-    if line["epoch"] == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-training.RunFolder.append_metrics = die_in_epoch_three
-training.run(parse({[*SMALL[:1], *[f for f in SMALL[1:] if "epochs" not in f or "ramp" in f], "--train.epochs=4", f"--dataset={dataset}", f"--output={tmp_path}", "--name=killed"]!r}, configs=__import__("pathlib").Path({str(tmp_path)!r})))
-"""
-    died = subprocess.run([sys.executable, "-c", script], env={**os.environ, "ODMT_CHECK_SHAPES": "0"}, check=False)
+    argv = arguments(dataset, tmp_path, "--name=killed", "--train.epochs=4")
+    environment = {**os.environ, "ODMT_CHECK_SHAPES": "0"}
+    died = subprocess.run(
+        [sys.executable, "-c", DIE_IN_EPOCH_THREE, str(tmp_path), *argv], env=environment, check=False
+    )
+    settings = parse(argv, configs=tmp_path)
     assert died.returncode == -signal.SIGKILL
     killed = settings.folder
     assert not (killed / "result.json").exists()

@@ -1,0 +1,138 @@
+"""Every configuration builds and takes a step, every overlay goes on every configuration, the README's commands run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from odmt import ItemFeatures, make_batch
+from odmt.config import ConfigError, parse
+from odmt.pretrained import build_model
+from tests.tiny import NUM_USERS, tiny_dataset
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+CONFIGS = REPOSITORY / "experiments" / "configs"
+DATASETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "-" not in path.stem)
+OVERLAYS = [*sorted(path.stem for path in (CONFIGS.parent / "ablations").glob("*.yaml")), "microlens-cpu"]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = [line for language, code in BLOCKS if language == "bash" for line in code.replace("\\\n", " ").splitlines()]
+HISTORIES = np.array([[0, 0, 1, 2, 3], [4, 5, 2, 6, 7]])
+
+
+@pytest.mark.parametrize("overlay", ["", *OVERLAYS])
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_configuration_takes_a_step(name: str, overlay: str) -> None:
+    argv = ["--dataset", name, *(["--ablation", overlay] if overlay else [])]
+    experiment = parse(argv, configs=CONFIGS)
+    assert experiment.config is not None
+    features = ItemFeatures.from_arrays(7, text=np.ones((7, 2, 16), "float32"), image=np.ones((7, 3, 16), "float32"))
+    model = build_model(experiment, features, item_counts=np.ones(8, dtype=np.int64))
+    losses = model(make_batch(HISTORIES, features, model.modalities))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert (losses["distill"] > 0) == bool(experiment.distill.graph)
+
+
+def test_overlays_are_short_differences() -> None:
+    for path in (CONFIGS.parent / "ablations").glob("*.yaml"):
+        lines = path.read_text().splitlines()
+        assert lines[0].startswith("# "), f"{path.name} does not say what it asks"
+        assert len(lines) <= 8, f"{path.name} is more than a difference"
+
+
+def test_the_readme_has_commands_and_code() -> None:
+    assert len(PYTHON) >= 1
+    assert {"make demo", "make test"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_the_readmes_code_runs(code: str) -> None:
+    assert len(code.strip().splitlines()) <= 16
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "experiments/train.py" in line])
+def test_the_readmes_training_commands_parse(line: str) -> None:
+    words = shlex.split(line.partition(" #")[0])
+    argv = words[words.index("experiments/train.py") + 1 :]
+    if "--help" not in argv:
+        parse(argv, configs=CONFIGS)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_the_readmes_make_targets_exist(line: str) -> None:
+    command = ["make", "-n", *line.split()[1:]]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def python(*arguments: str, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ODMT_CHECK_SHAPES": "0", **environment}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_importing_odmt_costs_torch_and_numpy() -> None:
+    script = """
+import sys, torch, numpy, time
+before, start = set(sys.modules), time.perf_counter()
+import odmt
+print(time.perf_counter() - start)
+print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))
+"""
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr
+    _, modules = done.stdout.splitlines()
+    assert set(modules.split()) <= {"odmt", "torch", "numpy", "torchgen"}, modules
+
+
+def test_a_missing_dataset_is_answered_with_the_way_to_it(tmp_path: Path) -> None:
+    train = str(REPOSITORY / "experiments" / "train.py")
+    done = python(train, "--dataset", "microlens", "--data.root", str(tmp_path), "--output", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for words in ("https://github.com/westlake-repl/MicroLens", "-m data_adapters microlens", "-m odmt.encoders"):
+        assert words in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_is_worth_reading() -> None:
+    done = python(str(REPOSITORY / "experiments" / "train.py"), "--help")
+    assert done.returncode == 0
+    for words in ("--model.fusion", "--distill.graph", "ID-aware transformer", "Weight decay"):
+        assert words in " ".join(done.stdout.replace("│", " ").split())
+
+
+def test_a_misspelt_setting_is_answered_with_the_right_one() -> None:
+    with pytest.raises(ConfigError, match=r"'train.epoch'; did you mean 'train.epochs'\?"):
+        parse(["--dataset", "sample", "--train.epoch", "3"], configs=CONFIGS)
+
+
+def test_two_processes_train_together_and_count_nobody_twice(tmp_path: Path) -> None:
+    tiny_dataset(tmp_path / "tiny")
+    train = str(REPOSITORY / "experiments" / "train.py")
+    settings = [f"--dataset={tmp_path / 'tiny'}", f"--output={tmp_path}", "--name=two", "--model.fusion=imt(layers=1)"]
+    settings += ["--model.dim=16", "--train.batch-size=16", "--train.epochs=4", "--train.lr=0.01"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", train, *settings]
+    done = python(*launch, cwd=tmp_path, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    with np.load(tmp_path / "two" / "test_ranks.npz") as ranks:
+        assert len(ranks["ensemble"]) == NUM_USERS
+        assert (ranks["ensemble"] >= 1).all()  # a tile that nobody or two had ranked would show as 0 or twice the rank
+        assert ranks["ensemble"].max() <= 24
+    assert result["test"]["ensemble"]["HR@10"] > result["most_popular"]["HR@10"] + 0.2
+    once = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in once if "valid" in line] == [1, 2, 3, 4]
