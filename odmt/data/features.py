@@ -21,10 +21,9 @@ from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from odmt.data.tokens import FeatureError, TokenTable
-from odmt.types import Float, Tokens
+from odmt.types import Tokens
 
 __all__ = [
     "FeatureError",
@@ -94,17 +93,18 @@ class ItemFeatures:
         """Give the feature width of every modality, in the order in which they were asked for."""
         return {modality: table.width for modality, table in self.tables.items()}
 
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """Give the name of each modality's feature folder, which says what made it; "" where made from arrays."""
+        return {name: "" if table.folder is None else table.folder.name for name, table in self.tables.items()}
+
+    def limited(self, max_tokens: Mapping[str, int]) -> ItemFeatures:
+        """Read the same tables with these limits and no others; a modality that is not named is read whole."""
+        return ItemFeatures(self.tables, num_items=self.num_items, max_tokens=max_tokens)
+
     def gather(self, modality: str, items: np.ndarray | Sequence[int]) -> Tokens:
         """Read the tokens of `items` (ids 0..num_items), padded to the longest of them and to at least one."""
         return self._table(modality).gather(items, self.max_tokens.get(modality))
-
-    def first_tokens(self, modality: str) -> Float[torch.Tensor, "items width"]:
-        """Read everyone's first token (CLS of most encoders), [num_items + 1, width] float32; zeros where missing."""
-        table = self._table(modality)
-        present = np.flatnonzero(table.spans[:, 1])
-        first = np.zeros((self.num_items + 1, table.width), dtype=np.float32)
-        first[present] = np.asarray(table.values)[table.spans[present, 0]]
-        return torch.from_numpy(first)
 
     def _table(self, modality: str) -> TokenTable:
         if modality not in self.tables:

@@ -109,10 +109,6 @@ def test_from_arrays_takes_one_token_several_and_none() -> None:
     assert dict(features.widths) == {"text": 2, "image": 5, "video": 7}
     image = features.gather("image", [0, 1, 2, 3])
     assert image.mask.tolist() == [[False, False], [True, False], [False, False], [True, True]]
-    first = features.first_tokens("image")
-    assert first.dtype == torch.float32
-    assert first[:, 0].tolist() == [0, 1, 0, 2]
-    assert features.first_tokens("text")[3].tolist() == [16, 17]
 
 
 def test_items_without_any_token_still_fill_one_column() -> None:
@@ -156,6 +152,24 @@ def test_open_features_maps_what_was_written(tmp_path: Path) -> None:
     assert isinstance(features.tables["text"].values, np.memmap)
     expected = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float16)
     np.testing.assert_array_equal(features.gather("text", [3]).values[0].numpy(), expected[:2])
+
+
+def test_keys_name_the_folders_that_were_read(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    folder = write_features(shelf)
+    assert dict(open_features(shelf, ["text"]).keys) == {"text": folder.name}
+    assert dict(ItemFeatures.from_arrays(1, image=np.ones((1, 2))).keys) == {"image": ""}
+
+
+def test_limits_are_replaced_whole() -> None:
+    whole = ItemFeatures.from_arrays(1, text=np.ones((1, 4, 2)), image=np.ones((1, 3, 2)))
+    short = whole.limited({"text": 3})
+    other = short.limited({"image": 1})
+    lengths = [[f.gather(m, [1]).values.shape[1] for m in ("text", "image")] for f in (whole, short, other)]
+    assert lengths == [[4, 3], [3, 3], [4, 1]]
+    assert other.tables["text"].values is whole.tables["text"].values
+    with pytest.raises(FeatureError, match="max_tokens names 'video'"):
+        whole.limited({"video": 1})
 
 
 def test_a_mapped_table_travels_to_workers_by_name(tmp_path: Path) -> None:
