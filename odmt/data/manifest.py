@@ -16,7 +16,17 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ANEW", "MODALITIES", "SCHEMA", "DatasetError", "DatasetInfo", "FileRecord", "hash_column", "hash_file"]
+__all__ = [
+    "ANEW",
+    "MODALITIES",
+    "SCHEMA",
+    "DatasetError",
+    "DatasetInfo",
+    "FileRecord",
+    "hash_column",
+    "hash_file",
+    "hash_media",
+]
 
 SCHEMA = 1
 ANEW = "the folder is damaged or foreign: write it anew with its adapter"
@@ -71,7 +81,8 @@ class DatasetInfo:
     files: tuple[FileRecord, ...] = ()
     """The files of this folder."""
     content: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of users' and items' columns as values, independent of how parquet stores them."""
+    """sha256 of users' and items' columns as values, independent of how parquet stores them, and, as `media.image` and
+    so on, of the media files by path and size."""
 
     def dump(self) -> str:
         """Write as YAML text that `parse` reads back to an equal object."""
@@ -158,6 +169,22 @@ def hash_column(values: Iterable[object]) -> str:
         kind, data = _encoded(value)
         digest.update(kind + len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
+
+
+def hash_media(paths: Iterable[str | None], root: Path) -> str:
+    """Return the sha256 of media files by their paths from `root` and their sizes in bytes, or that one is absent.
+
+    Sizes stand in for the contents: reading the clips of a catalogue takes hours, and another picture of exactly the
+    same size is rare.
+    """
+    return hash_column(None if path is None else [path, _size_of(root / path)] for path in paths)
+
+
+def _size_of(path: Path) -> int | str:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return "absent"
 
 
 def _encoded(value: object) -> tuple[bytes, bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from odmt.data.manifest import ANEW, MODALITIES, DatasetError, DatasetInfo, hash_column, hash_file
+from odmt.data.manifest import ANEW, MODALITIES, DatasetError, DatasetInfo, hash_column, hash_file, hash_media
 from odmt.types import Int
 
 __all__ = ["ARRAYS", "CHUNK", "Dataset", "open_dataset"]
@@ -99,7 +99,10 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 of interactions, users' and items' columns: the same data gives the same value on any machine."""
+        """The sha256 of interactions, users' and items' columns: the same data gives the same value on any machine.
+
+        Media count by their paths; what is in the files is for `content_fingerprint`.
+        """
         recorded = {record.name: record.sha256 for record in self.info.files}
         names = [f"histories/{name}.npy" for name in ARRAYS if name != "times" or self.times is not None]
         parts = [f"{name} {recorded.get(name) or hash_file(self.path / name)}" for name in names]
@@ -108,21 +111,46 @@ class Dataset:
         return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
     def content_fingerprint(self, modality: str) -> str:
-        """Return the sha256 of the item ids and one content column: what features of that modality are made from."""
+        """Return the sha256 of the item ids and one kind of content: what features of that modality are made from.
+
+        Media count by path and by size in bytes, as they were when the folder was written (as they are now where
+        dataset.yaml does not say), so that the same files in another place give the same value.
+        """
         if modality not in self.info.modalities:
             raise DatasetError(
                 f"{self.path}: no modality '{modality}'; it has {', '.join(self.info.modalities) or 'none'}"
             )
-        return hashlib.sha256(
-            f"{self._content_hash('items.id')} {self._content_hash(f'items.{modality}')}".encode()
-        ).hexdigest()
+        content = self._content_hash("items.text") if modality == "text" else self._media_hash(modality)
+        return hashlib.sha256(f"{self._content_hash('items.id')} {content}".encode()).hexdigest()
+
+    def check_media(self, modality: str) -> None:
+        """Compare the media files with those that were there when the folder was written, by path and size.
+
+        Where `media_root` is gone, or dataset.yaml does not record them, there is nothing to compare.
+
+        Raises:
+            DatasetError: where one was replaced, added or removed since.
+        """
+        recorded = self.info.content.get(f"media.{modality}")
+        if recorded is None or not self.media_root.is_dir():
+            return
+        if hash_media(self.column(modality), self.media_root) != recorded:
+            raise DatasetError(
+                f"{self.media_root}: {modality} files were replaced, added or removed since {self.path} was written, "
+                "so that features of the old ones would pass for theirs; write the folder again with its adapter "
+                "(--overwrite), then encode again"
+            )
 
     def _content_hash(self, name: str) -> str:
         table, column = name.split(".", 1)
         return self.info.content.get(name) or hash_column(_read_column(self.path / f"{table}.parquet", column))
 
+    def _media_hash(self, modality: str) -> str:
+        recorded = self.info.content.get(f"media.{modality}")
+        return recorded or hash_media(self.column(modality), self.media_root)
+
     def verify(self) -> None:
-        """Read everything and compare with dataset.yaml: hashes of files and columns, item range, counts of content.
+        """Read everything and compare with dataset.yaml: hashes of files and columns, item range, counts, media sizes.
 
         Raises:
             DatasetError: naming the first file and field that differ.
@@ -131,6 +159,9 @@ class Dataset:
             _expect(hash_file(self.path / record.name), record.sha256, f"{self.path / record.name}: sha256")
         for name, recorded in self.info.content.items():
             table, column = name.split(".", 1)
+            if table == "media":
+                self.check_media(column)
+                continue
             found = hash_column(_read_column(self.path / f"{table}.parquet", column))
             _expect(found, recorded, f"{self.path / table}.parquet: sha256 of column '{column}'")
         for begin in range(0, len(self.items), CHUNK):

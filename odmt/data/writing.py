@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from odmt.data.manifest import MODALITIES, DatasetError, DatasetInfo, FileRecord, hash_column
+from odmt.data.manifest import MODALITIES, DatasetError, DatasetInfo, FileRecord, hash_column, hash_media
 from odmt.data.reading import ARRAYS, Dataset, open_dataset
 from odmt.types import Int
 
@@ -75,7 +75,8 @@ def write_dataset(
     `items` holds the columns of items.parquet, row i for item i + 1: `id` (the vendor's, as text, unique), and any of
     `text`, `image`, `video`, `audio` (None where an item has none; media as a path relative to `media_root`), and any
     further column.
-    Feature caches of an overwritten folder are kept where the content they were made from is the same.
+    Feature caches of an overwritten folder are kept where the content they were made from is the same: of media, where
+    paths and sizes are.
 
     Raises:
         DatasetError: where the input contradicts itself, `path` is taken, or the disk refuses; nothing is left then.
@@ -99,8 +100,7 @@ def write_dataset(
         made_by=made_by,
         dropped=dict(dropped or {}),
         sources=tuple(sources),
-        content={"users.id": hash_column(rows.users)}
-        | {f"items.{column}": hash_column(items[column]) for column in items},
+        content=_content_hashes(rows.users, items, media_root=path / media_root),
     )
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -115,6 +115,13 @@ def write_dataset(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_dataset(path)
+
+
+def _content_hashes(users: Sequence[str], items: Mapping[str, Sequence[Any]], *, media_root: Path) -> dict[str, str]:
+    hashes = {"users.id": hash_column(users)} | {f"items.{column}": hash_column(items[column]) for column in items}
+    if media_root.is_dir():  # else the files come later, and are looked at when asked for
+        hashes |= {f"media.{m}": hash_media(items[m], media_root) for m in MODALITIES if m in items and m != "text"}
+    return hashes
 
 
 def _check_items(items: Mapping[str, Sequence[Any]]) -> None:

@@ -44,6 +44,8 @@ def encode_modality(
     """
     started = time.monotonic()
     root = dataset.path / "features"
+    if modality != "text":
+        dataset.check_media(modality)
     recipe = {
         "modality": modality,
         "dataset": dataset.content_fingerprint(modality),

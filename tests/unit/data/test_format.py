@@ -96,6 +96,51 @@ def test_fingerprint_depends_on_data_alone(tmp_path: Path) -> None:
     assert moved.content_fingerprint("text") == here.content_fingerprint("text")
 
 
+def covers(root: Path, *, extra: bytes = b"") -> Path:
+    """Write the first of the two covers that ITEMS names; the other is absent."""
+    (root / "covers").mkdir(parents=True, exist_ok=True)
+    (root / "covers/100.jpg").write_bytes(b"a cover" + extra)
+    return root
+
+
+def test_the_fingerprint_of_media_follows_the_files_not_their_place(tmp_path: Path) -> None:
+    here, there = (write(tmp_path / n / "tiny", media_root=covers(tmp_path / n / "raw")) for n in ("a", "b"))
+    assert here.content_fingerprint("image") == there.content_fingerprint("image")
+    edit_yaml(there.path, lambda tree: {key: value for key, value in tree.items() if key != "content"})
+    assert open_dataset(there.path).content_fingerprint("image") == here.content_fingerprint("image")
+
+    covers(here.media_root, extra=b", replaced")
+    again = write(tmp_path / "c", media_root=here.media_root)
+    assert again.content_fingerprint("image") != here.content_fingerprint("image")
+    assert again.content_fingerprint("text") == here.content_fingerprint("text")
+    assert again.fingerprint == here.fingerprint
+    (here.media_root / "covers/300.jpg").write_bytes(b"now it is there")
+    assert write(tmp_path / "d", media_root=here.media_root).content_fingerprint("image") not in (
+        again.content_fingerprint("image"),
+        here.content_fingerprint("image"),
+    )
+
+
+def test_media_replaced_since_the_folder_was_written_are_noticed(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "tiny", media_root=covers(tmp_path / "raw"))
+    dataset.verify()
+    before = dataset.content_fingerprint("image")
+    covers(tmp_path / "raw", extra=b", replaced")
+    assert open_dataset(dataset.path).content_fingerprint("image") == before
+    with pytest.raises(DatasetError, match=r"raw: image files were replaced, added or removed since .*--overwrite"):
+        dataset.verify()
+    shutil.rmtree(tmp_path / "raw")
+    dataset.verify()  # features are used without the files they were made from
+
+
+def test_media_that_come_after_the_folder_count_as_they_are(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "tiny", media_root="media")
+    absent = dataset.content_fingerprint("image")
+    covers(dataset.path / "media")
+    assert open_dataset(dataset.path).content_fingerprint("image") != absent
+    dataset.verify()
+
+
 def test_a_folder_without_hashes_opens_with_the_same_fingerprints(folder: Path) -> None:
     recorded = open_dataset(folder)
     required = {"schema", "name", "num_users", "num_items", "num_interactions", "tie_rule", "modalities"}
@@ -266,6 +311,15 @@ def test_overwriting_keeps_features_of_content_that_stayed(folder: Path) -> None
     write(folder, items=ITEMS | {"text": ["another", *ITEMS["text"][1:]]}, overwrite=True)
     assert (folder / "features/image/0123/recipe.yaml").read_text() == "image"
     assert not (folder / "features/text").exists()
+
+
+def test_overwriting_drops_features_of_media_that_were_replaced(tmp_path: Path) -> None:
+    folder = write(tmp_path / "tiny", media_root=covers(tmp_path / "raw")).path
+    (folder / "features" / "image" / "0123").mkdir(parents=True)
+    write(folder, media_root=covers(tmp_path / "raw"), overwrite=True)
+    assert (folder / "features/image/0123").is_dir()
+    write(folder, media_root=covers(tmp_path / "raw", extra=b", replaced"), overwrite=True)
+    assert not (folder / "features/image").exists()
 
 
 def test_records_sources(tmp_path: Path) -> None:
