@@ -7,7 +7,15 @@ A feature folder is `features/<modality>/<key>/` inside a dataset folder:
   that lack the modality;
 - `recipe.yaml`: what made them (encoder, layer, preprocessing, dataset), from which `key` follows.
 
-A third party may write such a folder with numpy alone. Ours are written by `odmt.data.feature_writer`.
+The folder's name and the recipe must agree with each other and with the dataset, which is checked on opening. So
+write tokens that were computed elsewhere with `odmt.data.feature_writer.FeatureWriter`, which takes plain arrays and
+sees to that:
+
+    recipe = {"modality": "text", "dataset": dataset.content_fingerprint("text"), "encoder": "ours", "width": 384,
+              "settings": {"whatever": "decides the values"}}
+    with FeatureWriter(dataset.path / "features", recipe=recipe, num_items=dataset.num_items) as writer:
+        writer.append([1, 2], [tokens_of_item_1, tokens_of_item_2])
+        writer.finish({})
 """
 
 from __future__ import annotations
@@ -175,7 +183,7 @@ def _choose(dataset: FeaturedDataset, modality: str, wanted: str | None) -> tupl
             f" ({', '.join(unfinished)} is unfinished: the command that began it goes on with it)" if unfinished else ""
         )
         raise FeatureError(f"{dataset.path} has no {modality} features{hint}; make them with: {command}")
-    found = {folder: read_recipe(folder) for folder in folders}
+    found = _read_recipes(folders, wanted)
     own = dataset.content_fingerprint(modality)
     fitting = {folder: recipe for folder, recipe in found.items() if recipe["dataset"] == own}
     if not fitting:
@@ -194,6 +202,23 @@ def _choose(dataset: FeaturedDataset, modality: str, wanted: str | None) -> tupl
             f"among:{listing}"
         )
     return next(iter(chosen.items()))
+
+
+def _read_recipes(folders: Sequence[Path], wanted: str | None) -> dict[Path, Mapping[str, Any]]:
+    # A damaged cache might be the one that is meant, unless a key says that it is not.
+    keyed = [folder for folder in folders if wanted is not None and folder.name.startswith(wanted)]
+    found: dict[Path, Mapping[str, Any]] = {}
+    for folder in folders:
+        try:
+            found[folder] = read_recipe(folder)
+        except FeatureError as error:
+            if not keyed:
+                others = ", ".join(other.name for other in folders if other != folder)
+                choice = f"; or choose another by the beginning of its key, among {others}" if others else ""
+                raise FeatureError(f"{error}{choice}") from error
+            if folder in keyed:
+                raise
+    return found
 
 
 def _is_meant(wanted: str, key: str, encoder: str) -> bool:

@@ -251,6 +251,19 @@ def test_damaged_folders_are_refused(tmp_path: Path, damage: object, message: st
         open_features(Shelf(tmp_path), ["text"])
 
 
+def test_a_damaged_cache_does_not_block_another_that_is_chosen_by_key(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    good, damaged = (write_features(shelf, encoder=name, seed=i) for i, name in enumerate(("ours", "theirs")))
+    (damaged / "recipe.yaml").write_text("{")
+    for key in (good.name, good.name[:6]):
+        assert open_features(shelf, ["text"], select={"text": key}).keys == {"text": good.name}
+    for select in ({}, {"text": "ours"}, {"text": "theirs"}):  # it could be the one that is meant
+        with pytest.raises(FeatureError, match=f"{damaged.name}.*choose another by .* key, among {good.name}"):
+            open_features(shelf, ["text"], select=select)
+    with pytest.raises(FeatureError, match="cannot be read"):
+        open_features(shelf, ["text"], select={"text": damaged.name})
+
+
 def test_a_folder_under_another_key_is_refused(tmp_path: Path) -> None:
     folder = write_features(Shelf(tmp_path))
     shutil.move(folder, folder.with_name("0" * 16))
