@@ -36,6 +36,8 @@ class TransformersText:
         self.bf16 = bf16
         self.max_tokens = max_tokens
         self.tokenizer, whole, self.name = _load(model)
+        # Now, because the tokenizer keeps the padding and cutting of the last call, which would be hashed with it.
+        self.tokenizer_hash = _hash_tokenizer(self.tokenizer)
         self.model: Any = _text_part(whole).to(self.device).eval()
         config = self.model.config
         self.width = int(config.hidden_size if hasattr(config, "hidden_size") else config.d_model)
@@ -54,7 +56,7 @@ class TransformersText:
         return {
             "method": f"transformers {type(self.model).__name__}, all tokens of one layer, in order",
             "weights": hash_weights(self.model),
-            "tokenizer": _hash_tokenizer(self.tokenizer),
+            "tokenizer": self.tokenizer_hash,
             "layer": self.layer,
             "max_tokens": self.max_tokens,
             "precision": "bf16" if self.bf16 else "fp32",

@@ -146,6 +146,15 @@ def test_the_recipe_follows_weights_and_settings_not_the_place(bert: Path, tmp_p
     assert str(bert.parent) not in str(ours)
 
 
+def test_the_recipe_does_not_depend_on_what_was_encoded_before(bert: Path) -> None:
+    encoder = load_encoder("text", str(bert))
+    before = encoder.recipe()
+    encoder.lengths(TEXTS)
+    assert encoder.recipe() == before
+    encoder.encode(TEXTS)
+    assert encoder.recipe() == before
+
+
 def test_a_half_precision_checkpoint_is_computed_in_full(tmp_path: Path) -> None:
     mend_torchvision()
     save_bert(tmp_path / "half", dtype=torch.float16)
