@@ -76,7 +76,8 @@ def describe(result: EncodedModality, ids: Sequence[str]) -> list[str]:
         f"content, {len(result.unreadable):,} could not be read"
     )
     if result.skipped:
-        lines = [f"{result.folder}: there already, skipped", counts]
+        again = f"; {len(result.unreadable):,} items could not be read, delete {result.folder} to try them again"
+        lines = [f"{result.folder}: there already, skipped{again if result.unreadable else ''}", counts]
     else:
         rate = result.new_tokens / max(result.seconds, 1e-9)
         lines = [f"{result.folder}: written", counts]

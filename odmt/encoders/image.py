@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -170,8 +171,11 @@ def _each(contents: Sequence[Content], prepare: Callable[[Path], Prepared]) -> l
         except BrokenPictureError as error:
             return Unreadable(str(error))
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return list(pool.map(one, contents))
+    with warnings.catch_warnings():
+        # PIL warns of odd metadata and of large pictures, which `read_picture` judges itself.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            return list(pool.map(one, contents))
 
 
 def _create(model: str, *, pretrained: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 import zlib
 from pathlib import Path
 
@@ -28,19 +27,17 @@ def read_picture(path: Path, *, side: int) -> Image.Image:
 
     A JPEG is decoded at the smallest of its built-in scales whose sides are both at least `side` pixels, which takes a
     fraction of the time. Raises `BrokenPictureError` for what is missing, damaged, truncated, of no known kind or too
-    large.
+    large. What PIL warns of is judged here, so callers ignore its warnings: around their threads, not in them, because
+    warning filters are the whole process's.
     """
     try:
-        with warnings.catch_warnings():
-            # PIL warns of odd metadata and of large pictures; both are judged here instead.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                width, height = picture.size
-                if width * height > MOST_PIXELS:
-                    raise BrokenPictureError(f"{width} x {height} pixels, more than the limit of {MOST_PIXELS:,}")
-                picture.draft(None, (side, side))
-                picture.load()
-                return _as_rgb(_upright(picture))
+        with Image.open(path) as picture:
+            width, height = picture.size
+            if width * height > MOST_PIXELS:
+                raise BrokenPictureError(f"{width} x {height} pixels, more than the limit of {MOST_PIXELS:,}")
+            picture.draft(None, (side, side))
+            picture.load()
+            return _as_rgb(_upright(picture))
     except BrokenPictureError:
         raise
     except Image.DecompressionBombError as error:

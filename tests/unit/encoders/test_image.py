@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,17 @@ def test_broken_exif_is_no_broken_picture(tmp_path: Path) -> None:
     assert read_picture(tmp_path / "odd.jpg", side=64).size == (96, 64)
 
 
+def test_warnings_are_silenced_around_the_threads_not_in_them(tmp_path: Path) -> None:
+    # More pixels than PIL likes, fewer than are refused.
+    large = tmp_path / "large.png"
+    Image.new("1", (9000, 10500)).save(large)
+    with pytest.warns(Image.DecompressionBombWarning):  # in a thread, changing the filters would be a race
+        read_picture(large, side=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(tokens_of(Histogram(), large, large)) == 2
+
+
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16)[None].repeat(8, axis=0)
     for name in ("ramp.png", "ramp.tif"):
@@ -160,6 +172,36 @@ def test_a_truncated_jpeg_is_a_missing_modality(
     assert "item raw-4: the file is missing" in out
     mask = open_features(dataset, ["image"]).gather("image", range(6)).mask
     assert mask.sum(dim=1).tolist() == [0, 5, 0, 0, 0, 5]
+
+
+def test_present_features_tell_what_could_not_be_read_and_how_to_try_again(
+    make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media = tmp_path / "covers"
+    media.mkdir()
+    two_halves().save(media / "1.jpeg")
+    dataset = make_folder(image=["1.jpeg", "2.jpeg"], media_root=media)
+    command = [str(dataset.path), "--modality", "image", "--encoder", "histogram(bins=8)"]
+    assert main(command) == 0
+    folder = next((dataset.path / "features/image").iterdir())
+    capsys.readouterr()
+    assert main(command) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == f"{folder}: there already, skipped; 1 items could not be read, delete {folder} to try them again"
+
+
+def test_replaced_covers_do_not_pass_for_those_that_were_encoded(
+    make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media = tmp_path / "covers"
+    media.mkdir()
+    two_halves().save(media / "1.jpeg")
+    dataset = make_folder(image=["1.jpeg"], media_root=media)
+    command = [str(dataset.path), "--modality", "image", "--encoder", "histogram(bins=8)"]
+    assert main(command) == 0
+    two_halves((200, 100)).save(media / "1.jpeg")
+    assert main(command) == 2
+    assert "image files were replaced, added or removed since" in capsys.readouterr().err
 
 
 def test_every_real_picture_gives_tokens_or_a_reason(real_data: Path) -> None:
