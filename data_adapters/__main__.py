@@ -48,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="DIR", help="dataset folder to write, such as data/microlens"
     )
     lens.add_argument(
-        "--min-events", type=int, default=5, metavar="N", help="leave out users with fewer events (default 5)"
+        "--min-events",
+        type=int,
+        default=5,
+        metavar="N",
+        help="leave out users with fewer events (default 5, at least 4)",
     )
     lens.add_argument("--overwrite", action="store_true", help="replace the dataset folder that is there")
     small = commands.add_parser(

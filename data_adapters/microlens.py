@@ -29,6 +29,9 @@ Where both kinds of titles are there, the quoted ones count and the others fill 
 CITATION = "Ni et al. 2023, A Content-Driven Micro-Video Recommendation Dataset at Scale, arXiv:2309.15379"
 LICENCE = "see the release's readme; MicroLens' own: research use, modified copies may not be offered for download"
 
+FEWEST_EVENTS = 4
+"""Leave-two-out needs two events to train on, one to validate and one to test."""
+
 
 def convert(raw: Path, out: Path, *, min_events: int = 5, overwrite: bool = False, made_by: str = "") -> Dataset:
     """Make the dataset folder `out` of the release in `raw`; users with fewer than `min_events` events are left out.
@@ -37,8 +40,11 @@ def convert(raw: Path, out: Path, *, min_events: int = 5, overwrite: bool = Fals
         ReleaseError: where a file is missing, unreadable, or leaves nothing; names file, line and field.
         DatasetError: where `out` is taken or cannot be written.
     """
-    if min_events < 1:
-        raise ReleaseError(f"--min-events {min_events}: must be at least 1")
+    if min_events < FEWEST_EVENTS:
+        raise ReleaseError(
+            f"--min-events {min_events}: must be at least {FEWEST_EVENTS}, because leave-two-out trains on two events "
+            "and takes one each to validate and test"
+        )
     pairs, titles = _find_files(raw)
     events = read_events(pairs)
     kept, num_short, num_short_events = _drop_short(events, min_events, pairs)
@@ -104,9 +110,11 @@ def _drop_short(events: Events, min_events: int, path: Path) -> tuple[Events, in
     users, rows, lengths = np.unique(events.users, return_inverse=True, return_counts=True)
     keep = lengths[rows] >= min_events
     if not keep.any():
+        lower = f"lower --min-events (to {FEWEST_EVENTS} at least)"
+        way_out = lower if lengths.max() >= FEWEST_EVENTS else f"leave-two-out needs {FEWEST_EVENTS}"
         raise ReleaseError(
             f"{path}: none of its {len(users)} users has {min_events} events, the longest history has {lengths.max()}; "
-            "lower --min-events (leave-two-out needs 3)"
+            f"{way_out}"
         )
     times = None if events.times is None else events.times[keep]
     return Events(events.users[keep], events.items[keep], times), int((lengths < min_events).sum()), int((~keep).sum())
