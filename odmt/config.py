@@ -20,6 +20,7 @@ from odmt.backbones import BACKBONES
 from odmt.distill import Edge
 from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags, read_pairs
 from odmt.fusion import FUSIONS
+from odmt.model import CONTEXT, FIXED
 from odmt.spec import did_you_mean, parse_call
 
 __all__ = [
@@ -67,7 +68,8 @@ class ModelConfig:
     """What is trained. A component is written as a call, and may be your own: "my_pkg.nets:Mamba(state=16)"."""
 
     streams: tuple[str, ...] = ("id", "text")
-    """Streams an item is seen through: id and any modality that has features. Each is a head, next to the ensemble."""
+    """Streams an item is seen through: id and any modality that has features. Unless the fusion joins them, each is a
+    head, next to the ensemble."""
     dim: int = 128
     """Width of item vectors and user states."""
     fusion: str = "imt(layers=2, heads=2)"
@@ -170,7 +172,7 @@ class Experiment:
     @property
     def default_name(self) -> str:
         """Name the run after its dataset, ablations and seed."""
-        ablations = "+".join(Path(name).stem for name in self.ablation)
+        ablations = "+".join(Path(name).name.removesuffix(".yaml") for name in self.ablation)
         return "-".join(part for part in (Path(self.dataset).absolute().name, ablations, f"s{self.seed}") if part)
 
 
@@ -250,7 +252,7 @@ def check(experiment: Experiment) -> None:
         low = AT_LEAST.get(name)
         if low is not None and not (isinstance(value, int | float) and low <= value < float("inf")):
             raise ConfigError(f"{name}={value} is out of range; it is finite and at least {low}")
-    if experiment.name and Path(experiment.name).name != experiment.name:
+    if experiment.name and (Path(experiment.name).name != experiment.name or experiment.name == ".."):
         raise ConfigError(f"name={experiment.name!r} is no name of a folder in {experiment.output}; leave out the '/'")
     if experiment.resume and experiment.overwrite:
         raise ConfigError("resume and overwrite exclude each other: one goes on with the run folder, one replaces it")
@@ -272,7 +274,7 @@ def check(experiment: Experiment) -> None:
 
 def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
     try:
-        parse_call(text, known=known, kind=kind).check(("dim", "dropout", "length", "widths"))
+        parse_call(text, known=known, kind=kind).check(CONTEXT, fixed=FIXED)
     except ValueError as error:
         raise ConfigError(f"model.{kind}: {error}") from error
 
@@ -284,9 +286,10 @@ def _check_edges(experiment: Experiment) -> None:
             edge = Edge.parse(text)
         except ValueError as error:
             raise ConfigError(f"distill.graph: {error}") from error
-        # which streams leave a fusion of somebody else's is known once it is built, and the model checks it then
+        # which streams leave another fusion is known once it is built, and the model checks it then
+        keeps_streams = experiment.model.fusion.partition("(")[0].strip() in ("imt", "independent")
         missing = {edge.teacher, edge.student}.difference(names)
-        if missing and ":" not in experiment.model.fusion:
+        if missing and keeps_streams:
             found = f"'{edge}' names {' and '.join(sorted(missing))}, but the streams are {', '.join(names)}"
             raise ConfigError(f"distill.graph: {found}; write --distill.graph with the edges you want, or with none")
 

@@ -37,14 +37,13 @@ class Edge:
         parts = [part.strip() for part in text.split("->")]
         if len(parts) != 2 or not all(part.isidentifier() for part in parts):
             raise ValueError(f"edge {text!r} is not of the form 'teacher -> student', for example 'id -> text'")
-        teacher, student = parts
-        if student == "ensemble":
-            raise ValueError(
-                f"edge {text!r}: the ensemble is the mean of the streams and cannot be taught; name a stream"
-            )
-        if teacher == student:
-            raise ValueError(f"edge {text!r} teaches a stream by itself; name two different ones")
-        return cls(teacher, student)
+        return cls(*parts)
+
+    def __post_init__(self) -> None:
+        if self.student == "ensemble":
+            raise ValueError(f"edge '{self}': the ensemble combines the streams and cannot be taught; name a stream")
+        if self.teacher == self.student:
+            raise ValueError(f"edge '{self}' teaches a stream by itself; name two different ones")
 
     def __str__(self) -> str:
         return f"{self.teacher} -> {self.student}"
@@ -89,7 +88,10 @@ class DistillationGraph:
             for name in (edge.teacher, edge.student):
                 if name not in (*streams, "ensemble"):
                     known = ", ".join((*streams, "ensemble"))
-                    raise ValueError(f"edge '{edge}' names the stream {name!r}, but the streams are: {known}")
+                    way_out = "name those, or leave the graph empty"
+                    raise ValueError(
+                        f"edge '{edge}' names the stream {name!r}, but the streams are: {known}; {way_out}"
+                    )
 
     def __call__(
         self,

@@ -40,11 +40,11 @@ def mask_seen(
 
 
 def rank_targets(scores: Float[Tensor, "users items"], targets: Int[Tensor, " users"]) -> Float[Tensor, " users"]:
-    """Rank each target among its row of scores, 1 is best; ties share their average rank."""
+    """Rank each target among its row of scores, 1 is best; ties share their average rank, and NaN is ranked last."""
     target = scores.gather(1, targets[:, None])
-    higher = (scores > target).sum(1)
-    ties = (scores == target).sum(1) - 1
-    return 1.0 + higher.float() + 0.5 * ties.float()
+    higher = (~(scores <= target)).sum(1)  # `scores > target`, but a NaN on either side counts against the target
+    others = (scores == target).sum(1) - (~target.isnan()).squeeze(1).long()
+    return 1.0 + higher.float() + 0.5 * others.float()
 
 
 def ranks(
@@ -52,6 +52,7 @@ def ranks(
     tables: Streams,
     questions: Questions,
     *,
+    combine: Callable[[Streams], Tensor],
     mask_history: bool = True,
     repeats: Literal["rank", "miss"] = "rank",
     tile: int = 256,
@@ -59,9 +60,10 @@ def ranks(
     world: int = 1,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda tiles: tiles,
 ) -> dict[str, np.ndarray]:
-    """Rank the targets of all questions: per stream, and "ensemble" (mean of the scores), float32 [users].
+    """Rank the targets of all questions: per stream, and for "ensemble", which is float32 [users] like the others.
 
     states: user states of histories, per stream [users, dim]; tables: item vectors per stream [items + 1, dim].
+    combine: the ensemble's scores from those of the streams, as `ODMT.ensemble`.
     tile: users scored at once, fewer where the catalogue is large. Tiles are cut from the questions' own order and
         each process (`rank` of `world`) takes every world-th one, so any number of processes computes the same
         numbers; the entries of the other processes' tiles are 0, to be summed up.
@@ -78,13 +80,11 @@ def ranks(
             for array in (questions.histories, questions.seen, questions.targets)
         )
         seen = seen if mask_history else torch.zeros_like(seen[:, :1])
-        total = torch.zeros(len(targets), num_items, device=device)
-        for head, state in states(histories).items():
-            scores = state @ tables[head].T
-            total += scores
-            found[head][part] = rank_targets(mask_seen(scores, seen, targets, repeats=repeats), targets).cpu().numpy()
-        total /= len(tables)
-        found["ensemble"][part] = rank_targets(mask_seen(total, seen, targets, repeats=repeats), targets).cpu().numpy()
+        scores = {head: state @ tables[head].T for head, state in states(histories).items()}
+        scores["ensemble"] = combine(scores)
+        for head, values in scores.items():
+            masked = mask_seen(values, seen, targets, repeats=repeats)
+            found[head][part] = rank_targets(masked, targets).cpu().numpy()
     return found
 
 
@@ -102,6 +102,7 @@ def popularity_ranks(
         lambda histories: {"popular": ones.expand(len(histories), 1)},
         {"popular": counts[:, None]},
         questions,
+        combine=lambda scores: scores["popular"],
         mask_history=mask_history,
         repeats=repeats,
     )["popular"]

@@ -9,7 +9,9 @@ scores = ensemble(model.score(histories, tables))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,12 @@ from odmt.ranking import in_batch_logits, log_multiplicity, next_item_loss, next
 from odmt.spec import parse_call
 from odmt.types import Backbone, Batch, Features, Float, Fusion, Int, Streams, Tensor, Tokens
 
-__all__ = ["ODMT"]
+__all__ = ["CONTEXT", "FIXED", "ODMT"]
+
+CONTEXT = ("dim", "dropout", "length", "widths")
+"""What a component's constructor may ask for beside its own arguments."""
+FIXED = ("dim", "length", "widths")
+"""Of these, what must be the same in all components, so that no call may set it."""
 
 
 class ODMT(nn.Module):
@@ -66,23 +73,22 @@ class ODMT(nn.Module):
         self.inputs = _checked_streams(streams, features)
         self.modalities = tuple(name for name in self.inputs if name != "id")
         widths = {name: features.widths.get(name, 0) for name in self.inputs}
+        if "id" not in self.inputs and id_init != "random":
+            raise ValueError(f"id_init={id_init!r}, but 'id' is not among the streams {', '.join(self.inputs)}")
         if "id" in self.inputs:
             self.id_table = _id_table(id_init, features, dim)
             widths["id"] = self.id_table.embedding_dim
         context = {"widths": widths, "dim": dim, "dropout": dropout, "length": length}
-        self.fusion = (
-            parse_call(fusion, known=FUSIONS, kind="fusion").build(**context) if isinstance(fusion, str) else fusion
-        )
+        self.fusion: Fusion = _component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
+        _module(self.fusion, "fusion")
         self.streams = tuple(self.fusion.streams)
-        if isinstance(backbone, str):
-            call = parse_call(backbone, known=BACKBONES, kind="backbone")
-            self.backbones = nn.ModuleDict({name: call.build(**context) for name in self.streams})
-        else:
-            self.backbones = nn.ModuleDict({name: _module(backbone()) for name in self.streams})
+        self.backbones = nn.ModuleDict({name: _backbone(backbone, context) for name in self.streams})
+        if len({id(module) for module in self.backbones.values()}) < len(self.streams):
+            raise ValueError("backbone() returned the same module twice; make a new one at each call")
         self.distill = distill or DistillationGraph()
         self.distill.check(self.streams)
         self.log_popularity: Tensor
-        self.register_buffer("log_popularity", _log_popularity(item_counts, self.num_items), persistent=False)
+        self.register_buffer("log_popularity", _log_popularity(item_counts, self.num_items))
 
     @property
     def device(self) -> torch.device:
@@ -128,10 +134,8 @@ class ODMT(nn.Module):
 
         Chunks are cut from the catalogue in order, so the numbers do not depend on who asks for them.
         """
-        was_training = self.training
-        self.eval()
-        parts = [self.encode(ids) for ids in torch.arange(1, self.num_items + 1, device=self.device).split(chunk)]
-        self.train(was_training)
+        with _evaluating(self):
+            parts = [self.encode(ids) for ids in torch.arange(1, self.num_items + 1, device=self.device).split(chunk)]
         return {
             name: torch.cat([torch.zeros_like(parts[0][name][:1]), *(p[name] for p in parts)]) for name in self.streams
         }
@@ -139,12 +143,9 @@ class ODMT(nn.Module):
     @torch.inference_mode()
     def states(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
         """Read histories of global ids (left-padded with 0, newest last): one user state per stream, [batch, dim]."""
-        was_training = self.training
-        self.eval()
         histories, mask = histories.to(self.device), histories.to(self.device) > 0
-        states = {name: self.backbones[name](tables[name][histories], mask)[:, -1] for name in self.streams}
-        self.train(was_training)
-        return states
+        with _evaluating(self):
+            return {name: self.backbones[name](tables[name][histories], mask)[:, -1] for name in self.streams}
 
     def score(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
         """Score the whole catalogue for each history: per stream [batch, num_items + 1], without popularity
@@ -157,12 +158,36 @@ class ODMT(nn.Module):
         return ensemble(scores)
 
 
-def _module(backbone: Backbone) -> nn.Module:
-    if not isinstance(backbone, nn.Module):
-        raise ValueError(
-            f"backbone() returned {type(backbone).__name__}, not a torch module; return one, freshly made at each call"
-        )
-    return backbone
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and leave every submodule as it was, whatever happens in between."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _component(text: str, known: Mapping[str, str], kind: str, context: Mapping[str, object]) -> Any:
+    call = parse_call(text, known=known, kind=kind)
+    call.check(context, fixed=FIXED)
+    return call.build(**context)
+
+
+def _backbone(backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:
+    if isinstance(backbone, str):
+        return _module(_component(backbone, BACKBONES, "backbone", context), "backbone")
+    if isinstance(backbone, nn.Module):
+        raise ValueError("backbone is a module, but every stream needs its own; pass what makes one: lambda: ...")
+    return _module(backbone(), "what backbone() returns")
+
+
+def _module(made: object, what: str) -> nn.Module:
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{what} is a {type(made).__name__}, not a torch module: it would not be trained or saved")
+    return made
 
 
 def _checked_streams(streams: Sequence[str], features: Features) -> tuple[str, ...]:

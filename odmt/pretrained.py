@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from odmt.config import Experiment, parse, to_yaml
+from odmt.data.features import ItemFeatures
 from odmt.distill import DistillationGraph
 from odmt.model import ODMT
+from odmt.run_folder import write_whole
 from odmt.types import Features
 
 __all__ = ["build_model", "from_pretrained", "load_weights", "save_pretrained", "save_weights"]
@@ -43,17 +46,22 @@ def save_pretrained(model: ODMT, experiment: Experiment, folder: str | Path) -> 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model, folder / "model.safetensors")
-    text = to_yaml(experiment)
-    partial = folder / ".experiment.yaml.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / "experiment.yaml")
+    write_whole(folder / "experiment.yaml", to_yaml(experiment))
 
 
 def from_pretrained(folder: str | Path, features: Features) -> ODMT:
-    """Build the model saved in `folder` over `features`, those of the catalogue and encoders it was trained on."""
+    """Build the model saved in `folder` over `features`, those of the catalogue and encoders it was trained on.
+
+    Stored features are read as far as in training (`data.max_tokens`), whatever limits `features` has, and refused
+    where another encoder made them.
+    """
     folder = Path(folder)
     saved = folder / "experiment.yaml"
-    model = build_model(parse(["--config", str(saved)], configs=folder), features)
+    experiment = parse(["--config", str(saved)], configs=folder)
+    if isinstance(features, ItemFeatures):
+        limits = {name: n for name, n in experiment.data.token_limits().items() if name in features.widths}
+        features = features.limited(limits)
+    model = build_model(experiment, features)
     load_weights(model, folder / "model.safetensors")
     return model.eval()
 
@@ -61,8 +69,9 @@ def from_pretrained(folder: str | Path, features: Features) -> ODMT:
 def save_weights(model: ODMT, path: Path) -> None:
     """Write the parameters to `path`, which holds the old or the new ones at any moment, never a part."""
     partial = path.with_name(f".{path.name}.partial")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
+        save_file(tensors, partial, metadata={"features": json.dumps(_keys(model.features))})
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -76,8 +85,15 @@ def load_weights(model: ODMT, path: Path) -> None:
         raise ValueError(f"{path} does not exist; name the folder that save_pretrained wrote, such as runs/NAME/model")
     try:
         saved = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            trained_on = json.loads((file.metadata() or {}).get("features", "{}"))
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); train again or take another copy") from error
+    for name, key in _keys(model.features).items():
+        if trained_on.get(name, key) != key:
+            raise ValueError(
+                f"{path} was trained on {name} features {trained_on[name]}, and these are {key}; encode as then"
+            )
     own = model.state_dict()
     for name in sorted(own.keys() | saved.keys()):
         theirs, ours = _shape(saved.get(name)), _shape(own.get(name))
@@ -87,6 +103,12 @@ def load_weights(model: ODMT, path: Path) -> None:
                 "configuration, the features and the catalogue it was trained with"
             )
     model.load_state_dict(saved)
+
+
+def _keys(features: Features) -> dict[str, str]:
+    """Name the stored features that `features` reads; arrays have no name."""
+    keys = features.keys if isinstance(features, ItemFeatures) else {}
+    return {name: key for name, key in keys.items() if key}
 
 
 def _shape(tensor: torch.Tensor | None) -> str:

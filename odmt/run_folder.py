@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from odmt.config import Experiment, to_yaml
 
-__all__ = ["RunFolder", "write_whole"]
+__all__ = ["RunFolder", "flat", "write_whole"]
+
+FREE_ON_RESUME = ("output", "trackers")
+"""Settings that may differ when a run is taken up again: they do not change what it computes."""
 
 
 class RunFolder:
@@ -26,50 +30,69 @@ class RunFolder:
         self.experiment = path / "experiment.yaml"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
-        self.best_weights = self.checkpoints / "best.safetensors"
+        self.partial_checkpoint = self.checkpoints / ".partial"
         self.model = path / "model"
         self.test_ranks = path / "test_ranks.npz"
         self.result = path / "result.json"
 
-    def claim(self, experiment: Experiment, fingerprint: str) -> None:
-        """Make the folder, or take it up again with `resume`, or empty it with `overwrite`; refuse another run's.
+    def claim(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
+        """Make the folder, or take it up again with `resume`, or replace it with `overwrite`; refuse another run's.
 
-        A run is resumed only with the configuration and the dataset (by `fingerprint`) that it was started with.
+        A run is resumed only with the configuration and the `inputs` (what identifies its data and features) that it
+        was started with.
         """
-        header = _header(fingerprint)
-        if self.path.exists() and experiment.overwrite:
+        is_run = self.experiment.is_file()
+        if self.path.exists() and not is_run and any(self.path.iterdir()):
+            raise ValueError(f"{self.path} exists and is no run of ours (no experiment.yaml); choose another --name")
+        if is_run and experiment.overwrite:
             shutil.rmtree(self.path)
-        if not self.experiment.exists():
+            is_run = False
+        if not is_run:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_whole(self.experiment, header + to_yaml(experiment))
+            write_whole(self.experiment, _header(inputs) + to_yaml(experiment))
             return
         if not experiment.resume:
             raise ValueError(
                 f"{self.path} holds a run already; add --resume to go on with it, --overwrite to begin anew, "
                 "or --name NAME"
             )
-        before = self.experiment.read_text(encoding="utf-8")
-        if f"# dataset: {fingerprint}\n" not in before:
-            raise ValueError(
-                f"{self.experiment}: this run was started on other data than {experiment.dataset} holds now "
-                f"({fingerprint[:16]}); choose another --name"
-            )
-        _same_settings(self.experiment, before, to_yaml(experiment))
+        self._check_same(experiment, inputs)
+
+    def weights_of(self, epoch: int) -> Path:
+        """Name the weights kept of an epoch that was the best when it ended."""
+        return self.checkpoints / f"best-{epoch:05d}.safetensors"
 
     def newest_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint, or None where there is none yet."""
         complete = sorted(self.checkpoints.glob("epoch-*"))  # one being written carries another name
         return complete[-1] if complete else None
 
-    def add_checkpoint(self, partial: Path, epoch: int) -> None:
-        """Make the checkpoint written at `partial` the newest, then remove older ones."""
-        os.replace(partial, self.checkpoints / f"epoch-{epoch:05d}")
-        for old in sorted(self.checkpoints.glob("epoch-*"))[:-1]:
-            shutil.rmtree(old)
+    def clear_partial_checkpoint(self) -> None:
+        """Remove what a run that was killed while saving left behind."""
+        shutil.rmtree(self.partial_checkpoint, ignore_errors=True)
+
+    def add_checkpoint(self, *, epoch: int, best_epoch: int) -> None:
+        """Make the checkpoint written aside the newest, then remove what is older and weights that are not best."""
+        newest = self.checkpoints / f"epoch-{epoch:05d}"
+        os.replace(self.partial_checkpoint, newest)
+        for old in self.checkpoints.glob("epoch-*"):
+            if old != newest:
+                shutil.rmtree(old)
+        for old in self.checkpoints.glob("best-*"):
+            if old != self.weights_of(best_epoch):
+                old.unlink()
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def metrics_bytes(self) -> int:
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def truncate_metrics(self, size: int) -> None:
+        """Drop what was logged after the checkpoint that a resumed run starts from."""
+        if self.metrics.exists():
+            os.truncate(self.metrics, size)
 
     def save_ranks(self, users: np.ndarray, ranks: Mapping[str, np.ndarray]) -> None:
         """Keep every user's rank under every head, so that runs can be compared user by user."""
@@ -77,12 +100,22 @@ class RunFolder:
         np.savez(partial, users=users, **ranks)  # pyright: ignore[reportArgumentType]
         os.replace(partial, self.test_ranks)
 
-    def metrics_bytes(self) -> int:
-        return self.metrics.stat().st_size if self.metrics.exists() else 0
-
-    def truncate_metrics(self, size: int) -> None:
-        """Drop what was logged after the checkpoint that a resumed run starts from."""
-        os.truncate(self.metrics, size)
+    def _check_same(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
+        text = self.experiment.read_text(encoding="utf-8")
+        for name, value in inputs.items():
+            if f"# {name}: {value}\n" not in text:
+                raise ValueError(
+                    f"{self.experiment}: this run was started with another {name} than {experiment.dataset} gives now "
+                    f"({value[:80]}); choose another --name"
+                )
+        before, now = flat(yaml.safe_load(text)), flat(yaml.safe_load(to_yaml(experiment)))
+        for name in before | now:
+            if before.get(name) != now.get(name) and name not in FREE_ON_RESUME:
+                setting = name.replace("/", ".")
+                raise ValueError(
+                    f"{self.experiment}: the run to resume has {setting}={before.get(name)}, the command says "
+                    f"{now.get(name)}; make them equal or choose another --name"
+                )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -98,15 +131,21 @@ def write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _header(fingerprint: str) -> str:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to {"outer/inner": value}; what is neither number nor text becomes text."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}/")
+        else:
+            found[prefix + name] = value if isinstance(value, int | float | str) else str(value)
+    return found
+
+
+def _header(inputs: Mapping[str, str]) -> str:
     names = ("odmt", "torch", "accelerate", "numpy")
-    commit = _commit()
-    lines = [
-        f"commit: {commit}",
-        f"versions: {', '.join(f'{name} {version(name)}' for name in names)}",
-        f"dataset: {fingerprint}",
-    ]
-    return "".join(f"# {line}\n" for line in lines)
+    lines = {"commit": _commit(), "versions": ", ".join(f"{name} {version(name)}" for name in names), **inputs}
+    return "".join(f"# {name}: {value}\n" for name, value in lines.items())
 
 
 def _commit() -> str:
@@ -115,14 +154,3 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown (not run from a git checkout)"
-
-
-def _same_settings(path: Path, before: str, now: str) -> None:
-    ignored = ("resume:", "overwrite:", "output:", "trackers:")
-    old, new = ([line for line in text.splitlines() if not line.startswith(("#", *ignored))] for text in (before, now))
-    for a, b in zip(old, new, strict=False):
-        if a != b:
-            raise ValueError(
-                f"{path}: the run to resume has `{a.strip()}`, the command says `{b.strip()}`; make them equal "
-                "or choose another --name"
-            )

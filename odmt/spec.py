@@ -48,11 +48,14 @@ class Call:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
         return f"{self.name}({arguments})" if arguments else self.name
 
-    def check(self, context: Iterable[str] = ()) -> None:
+    def check(self, context: Iterable[str] = (), *, fixed: Iterable[str] = ()) -> None:
         """Check the call against the constructor without building; `context` names what `build` will supply.
 
-        Raises SpecError for what cannot be imported, an argument that is unknown or of the wrong type, or one missing.
+        Raises SpecError for what cannot be imported, an argument that is unknown, of the wrong type or missing, or one
+        of `fixed`: what components share, so that none may have its own.
         """
+        for name in {*fixed}.intersection(self.arguments):
+            raise SpecError(f"{self.name}: {name} is shared by all components and set beside them, not in a call")
         parameters = self._parameters()
         named = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -78,8 +78,8 @@ class Batch:
 class Questions:
     """Ask, for each of some users, which item follows a history.
 
-    users: [users]; histories: [users, length], what the model reads; seen: [users, any], all of the user's events
-        before the target; targets: [users].
+    users: [users]; histories: [users, length], what the model reads; seen: [users, any], the events before the
+        target that the cut history keeps; targets: [users].
     """
 
     users: np.ndarray

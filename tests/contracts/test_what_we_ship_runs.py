@@ -124,7 +124,13 @@ def test_two_processes_train_together_and_count_nobody_twice(tmp_path: Path) -> 
     tiny_dataset(tmp_path / "tiny")
     train = str(REPOSITORY / "experiments" / "train.py")
     settings = [f"--dataset={tmp_path / 'tiny'}", f"--output={tmp_path}", "--name=two", "--model.fusion=imt(layers=1)"]
-    settings += ["--model.dim=16", "--train.batch-size=16", "--train.epochs=4", "--train.lr=0.01"]
+    settings += [
+        "--model.dim=16",
+        "--train.batch-size=16",
+        "--train.epochs=4",
+        "--train.lr=0.01",
+        "--train.log-every=2",
+    ]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", train, *settings]
     done = python(*launch, cwd=tmp_path, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from odmt import ODMT, DistillationGraph, ItemFeatures, SASRec, ensemble, make_batch
-from odmt.types import Backbone, Fusion
+from odmt.types import Backbone, Fusion, Streams
 
 NUM_ITEMS = 20
 HISTORIES = np.array([[0, 0, 1, 2, 3], [4, 5, 2, 6, 7], [0, 8, 9, 10, 1]])
@@ -217,5 +217,37 @@ def test_wrong_arguments_are_refused_with_both_values(features: ItemFeatures) ->
     model = make_model(features)
     with pytest.raises(ValueError, match="history of 9 events is longer than SASRec's length=6"):
         model.score(torch.ones(1, 9, dtype=torch.long), model.encode_catalogue())
-    with pytest.raises(ValueError, match="returned function, not a torch module"):
+    with pytest.raises(ValueError, match="returns is a function, not a torch module"):
         make_model(features, backbone=lambda: lambda x, mask: x)
+    with pytest.raises(ValueError, match="every stream needs its own; pass what makes one"):
+        make_model(features, backbone=SASRec(8, length=6))
+    one = SASRec(8, length=6)
+    with pytest.raises(ValueError, match="returned the same module twice"):
+        make_model(features, backbone=lambda: one)
+    with pytest.raises(ValueError, match="sasrec: dim is shared by all components"):
+        make_model(features, backbone="sasrec(dim=4)")
+    with pytest.raises(ValueError, match="id_init='text', but 'id' is not among the streams text"):
+        make_model(features, streams=("text",), id_init="text")
+
+
+def test_a_fusion_that_is_no_module_is_refused(features: ItemFeatures) -> None:
+    class Loose:
+        streams = ("id",)
+
+        def __call__(self, tokens: Streams, masks: Streams) -> Streams:
+            return {"id": tokens["id"][:, 0]}
+
+    with pytest.raises(ValueError, match="fusion is a Loose, not a torch module"):
+        make_model(features, fusion=Loose())
+
+
+def test_asking_for_scores_leaves_every_submodule_as_it_was(features: ItemFeatures) -> None:
+    model = make_model(features).train()
+    model.fusion.eval()  # frozen by its user
+    model.encode_catalogue()
+    assert model.training
+    assert not model.fusion.training
+    model.backbones["id"].train()
+    with pytest.raises(ValueError, match="longer than SASRec's length"):
+        model.score(torch.ones(1, 9, dtype=torch.long), model.encode_catalogue())
+    assert model.backbones["id"].training

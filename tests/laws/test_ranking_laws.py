@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -40,6 +41,13 @@ def test_a_model_that_scores_everything_alike_earns_chance() -> None:
     assert rank_targets(masked, target).item() == 50.5  # the middle of 100 items; padding is none
 
 
+def test_a_model_that_broke_earns_nothing() -> None:
+    for scores in (torch.full((1, 50), torch.nan), torch.tensor([[0.0, torch.nan, 5.0, torch.nan]])):
+        rank = rank_targets(scores, torch.tensor([2]))
+        assert rank.item() == (51 if scores.isnan().all() else 3)  # a NaN beside a good target counts against it
+    assert metrics(np.array([51.0]))["HR@20"] == 0
+
+
 def test_history_is_masked_but_a_repeated_target_is_ranked_unless_told() -> None:
     scores = torch.tensor([[9.0, 5.0, 4.0, 3.0, 2.0]])
     seen, target = torch.tensor([[1, 3, 0]]), torch.tensor([3])
@@ -68,7 +76,8 @@ def test_ranks_depend_neither_on_the_tile_nor_on_the_number_of_processes(
     questions = split.questions(part)
 
     def evaluate(**how: int) -> dict[str, np.ndarray]:
-        return ranks(lambda histories: model.states(histories, tables), tables, questions, **how)
+        states = partial(model.states, tables=tables)
+        return ranks(states, tables, questions, combine=model.ensemble, **how)
 
     whole = evaluate(tile=1000)
     assert list(whole) == ["id", "text", "ensemble"]
@@ -84,7 +93,7 @@ def test_ranks_depend_neither_on_the_tile_nor_on_the_number_of_processes(
 def test_ranks_equal_the_plain_way(trained: tuple[ODMT, LeaveTwoOut]) -> None:
     model, split = trained
     tables, questions = model.encode_catalogue(), split.questions("test")
-    found = ranks(lambda histories: model.states(histories, tables), tables, questions)
+    found = ranks(partial(model.states, tables=tables), tables, questions, combine=model.ensemble)
     for row, user in enumerate(questions.users):
         scores = model.ensemble(model.score(torch.from_numpy(questions.histories[row : row + 1]), tables))[0]
         events = split.items[split.starts[user] : split.stops[user]]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from odmt import ItemFeatures
 from odmt.config import Experiment, parse
 from odmt.data.features import open_features
 from odmt.data.format import open_dataset
-from odmt.pretrained import from_pretrained, load_weights
+from odmt.encoders.caching import encode_modality
+from odmt.encoders.text import Tfidf
+from odmt.pretrained import build_model, from_pretrained, load_weights, save_pretrained
 from odmt.training import learning_rate, run
 from tests.tiny import NUM_USERS, tiny_dataset
 
@@ -42,11 +47,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerator() -> None:
+def fresh_accelerator_for_each_test() -> None:
+    fresh_accelerator()
+
+
+def fresh_accelerator() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-DIE_IN_EPOCH_THREE = """
+DIE = """
 import os, signal, sys
 from pathlib import Path
 import odmt.training as training
@@ -56,11 +65,11 @@ append = training.RunFolder.append_metrics
 
 def append_and_die(self, line):
     append(self, line)
-    if line["epoch"] == 3:
+    if line["epoch"] == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 training.RunFolder.append_metrics = append_and_die
-training.run(parse(sys.argv[2:], configs=Path(sys.argv[1])))
+training.run(parse(sys.argv[3:], configs=Path(sys.argv[1])))
 """
 
 
@@ -113,40 +122,77 @@ def test_the_saved_model_scores_as_the_trained_one(dataset: Path, tmp_path: Path
 
         data = open_dataset(dataset)
         split = LeaveTwoOut(data.offsets, data.items, num_items=data.num_items, length=10)
-        found = ranks(lambda histories: model.states(histories, tables), tables, split.questions("test"))
+        found = ranks(partial(model.states, tables=tables), tables, split.questions("test"), combine=model.ensemble)
         np.testing.assert_array_equal(found["ensemble"], saved["ensemble"])
 
 
 def test_a_seed_fixes_everything(dataset: Path, tmp_path: Path) -> None:
     results = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        AcceleratorState._reset_state(reset_partial_state=True)
+        fresh_accelerator()
         folder = run(experiment(dataset, tmp_path, f"--name={name}", f"--seed={seed}", "--train.epochs=1"))
         results.append((lines(folder), (folder / "model" / "model.safetensors").read_bytes()))
     assert results[0] == results[1]
     assert results[0] != results[2]
 
 
-def test_a_killed_run_resumes_to_the_same_end(dataset: Path, tmp_path: Path) -> None:
-    """Kill the process in the second epoch, without warning; resumed, it ends as if nothing had happened."""
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_killed_run_resumes_to_the_same_end(dataset: Path, tmp_path: Path, epoch: int) -> None:
+    """Kill the process without warning, before or after its first checkpoint; resumed, it ends as if nothing was."""
     whole = run(experiment(dataset, tmp_path, "--name=whole", "--train.epochs=4"))
     argv = arguments(dataset, tmp_path, "--name=killed", "--train.epochs=4")
-    environment = {**os.environ, "ODMT_CHECK_SHAPES": "0"}
-    died = subprocess.run(
-        [sys.executable, "-c", DIE_IN_EPOCH_THREE, str(tmp_path), *argv], env=environment, check=False
-    )
+    command = [sys.executable, "-c", DIE, str(tmp_path), str(epoch), *argv]
+    died = subprocess.run(command, env={**os.environ, "ODMT_CHECK_SHAPES": "0"}, check=False)
     settings = parse(argv, configs=tmp_path)
     assert died.returncode == -signal.SIGKILL
     killed = settings.folder
     assert not (killed / "result.json").exists()
-    assert any(line["epoch"] == 3 for line in lines(killed))  # logged after the newest checkpoint, to be redone
+    assert any(line["epoch"] == epoch for line in lines(killed))  # logged after the newest checkpoint, to be redone
+    fresh_accelerator()
     run(replace(settings, resume=True))
     assert lines(killed) == lines(whole)
     assert (killed / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh_accelerator()
     before = (killed / "result.json").stat().st_mtime_ns
     run(replace(settings, resume=True))  # finished: a no-op
     assert (killed / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_had_stopped_early_does_not_go_on(dataset: Path, tmp_path: Path) -> None:
+    """Lose the result after patience ran out: resumed, the run tests its best epoch and trains no further."""
+    settings = experiment(dataset, tmp_path, "--train.epochs=30", "--train.patience=1")
+    folder = run(settings)
+    ended = json.loads((folder / "result.json").read_text())
+    assert ended["epochs"] < 30
+    before = lines(folder)
+    (folder / "result.json").unlink()
+    fresh_accelerator()
+    run(replace(settings, resume=True))
+    again = json.loads((folder / "result.json").read_text())
+    assert lines(folder) == before
+    assert {**again, "seconds": 0} == {**ended, "seconds": 0}
+
+
+def test_a_full_disk_costs_the_checkpoint_and_nothing_else(dataset: Path, tmp_path: Path) -> None:
+    whole = run(experiment(dataset, tmp_path, "--name=whole", "--train.epochs=2"))
+    argv = arguments(dataset, tmp_path, "--name=full", "--train.epochs=2")
+    limit = max(path.stat().st_size for path in (whole / "checkpoints" / "epoch-00002").iterdir()) - 1
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from odmt.config import parse; import odmt.training\n"
+        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "odmt.training.run(parse(sys.argv[2:], configs=Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), *argv]
+    died = subprocess.run(
+        command, env={**os.environ, "ODMT_CHECK_SHAPES": "0"}, capture_output=True, text=True, check=False
+    )
+    assert died.returncode != 0
+    full = tmp_path / "full"
+    assert not list((full / "checkpoints").glob("epoch-*"))
+    fresh_accelerator()
+    run(replace(parse(argv, configs=tmp_path), resume=True))
+    assert lines(full) == lines(whole)
+    assert (full / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
 
 
 def test_a_checkpoint_half_written_is_never_read(dataset: Path, tmp_path: Path) -> None:
@@ -156,24 +202,63 @@ def test_a_checkpoint_half_written_is_never_read(dataset: Path, tmp_path: Path) 
     half = folder / "checkpoints" / ".partial"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half of it")
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh_accelerator()
     assert (run(replace(settings, resume=True)) / "result.json").exists()
 
 
 def test_an_existing_run_is_neither_mixed_nor_lost(dataset: Path, tmp_path: Path) -> None:
     settings = experiment(dataset, tmp_path, "--train.epochs=1", "--name=taken")
     run(settings)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh_accelerator()
     with pytest.raises(ValueError, match="holds a run already; add --resume"):
         run(settings)
     other = experiment(dataset, tmp_path, "--train.epochs=1", "--name=taken", "--model.dim=8", "--resume")
-    with pytest.raises(ValueError, match=r"has `dim: 16`, the command says `dim: 8`"):
+    with pytest.raises(ValueError, match=r"has model.dim=16, the command says 8"):
         run(other)
     elsewhere = tmp_path / "data" / "tiny"
     tiny_dataset(elsewhere, seed=9)
-    with pytest.raises(ValueError, match="started on other data"):
+    with pytest.raises(ValueError, match="started with another dataset"):
         run(replace(settings, dataset=str(elsewhere), resume=True))
     assert (run(replace(settings, overwrite=True)) / "result.json").exists()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years of work")
+    fresh_accelerator()
+    with pytest.raises(ValueError, match="is no run of ours"):
+        run(replace(settings, name="precious", overwrite=True))
+    assert (precious / "thesis.tex").exists()
+    with pytest.raises(ValueError, match="no name of a folder"):
+        experiment(dataset, tmp_path, "--name=..", "--overwrite")
+
+
+def test_features_of_another_encoder_do_not_slip_into_a_run(dataset: Path, tmp_path: Path) -> None:
+    own = tmp_path / "data" / "tiny"
+    tiny_dataset(own)
+    settings = experiment(own, tmp_path, "--train.epochs=1")
+    folder = run(settings)
+    (folder / "result.json").unlink()
+    shutil.rmtree(own / "features")
+    encode_modality(open_dataset(own), "text", Tfidf(dim=7), batch_size=64, progress=False)
+    fresh_accelerator()
+    with pytest.raises(ValueError, match="started with another features"):
+        run(replace(settings, resume=True))
+    with pytest.raises(ValueError, match=r"was trained on text features \w+, and these are"):
+        from_pretrained(folder / "model", open_features(open_dataset(own), ["text"]))
+
+
+def test_a_saved_model_reads_as_many_tokens_as_in_training(dataset: Path, tmp_path: Path) -> None:
+    features = ItemFeatures.from_arrays(24, text=np.random.default_rng(0).normal(size=(24, 5, 6)).astype("float32"))
+    settings = experiment(dataset, tmp_path, "--data.max-tokens=text=2", "--model.streams=text", "--distill.graph")
+    model = build_model(settings, features.limited({"text": 2})).eval()
+    save_pretrained(model, settings, tmp_path / "model")
+    again = from_pretrained(tmp_path / "model", features)
+    assert torch.equal(again.encode_catalogue()["text"], model.encode_catalogue()["text"])
+    assert not torch.equal(build_model(settings, features).encode_catalogue()["text"], model.encode_catalogue()["text"])
+
+
+def test_a_tracker_that_is_not_there_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tracker 'tensorbored' is not installed; there is tensorboard"):
+        run(experiment(dataset, tmp_path, "--trackers=tensorbored"))
 
 
 def test_weights_of_another_model_are_refused_by_name(dataset: Path, tmp_path: Path) -> None:
