@@ -26,6 +26,7 @@ COMPARED = ("HR@10", "NDCG@10")
 POPULAR, ENSEMBLE = "most-popular", "ensemble"
 PROTOCOL = {
     "# dataset": "the data's fingerprint",
+    "  length": "data.length, which cuts the history that is masked",
     "  mask_history": "train.mask_history",
     "  repeats": "train.repeats",
 }

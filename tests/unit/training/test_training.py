@@ -179,7 +179,8 @@ def test_a_full_disk_costs_the_checkpoint_and_nothing_else(dataset: Path, tmp_pa
     limit = max(path.stat().st_size for path in (whole / "checkpoints" / "epoch-00002").iterdir()) - 1
     script = (
         "import resource, signal, sys; from pathlib import Path; from odmt.config import parse; import odmt.training\n"
-        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         "odmt.training.run(parse(sys.argv[2:], configs=Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", script, str(tmp_path), *argv]
