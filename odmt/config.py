@@ -68,7 +68,7 @@ class ModelConfig:
     """What is trained. A component is written as a call, and may be your own: "my_pkg.nets:Mamba(state=16)"."""
 
     streams: tuple[str, ...] = ("id", "text")
-    """Streams an item is seen through: id and any modality with features. Each is a head unless the fusion joins them."""
+    """What an item is seen through: id and any modality with features; each is a head unless the fusion joins them."""
     dim: int = 128
     """Width of item vectors and user states."""
     fusion: str = "imt(layers=2, heads=2)"
