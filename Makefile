@@ -1,7 +1,7 @@
 # Two commands on a fresh machine (python3, git, make, a compiler): `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := $(BIN)/accelerate launch experiments/train.py --dataset sample
+RUN := $(BIN)/accelerate launch --mixed_precision no experiments/train.py --dataset sample
 
 .PHONY: demo test lint types install clean
 
@@ -29,7 +29,7 @@ install: .venv/installed
 	touch $@
 
 # The sample: a small release in MicroLens' own layout, then the same adapter and encoders as for real data.
-data/raw/sample: .venv/installed
+data/raw/sample: | .venv/installed
 	$(BIN)/python -m data_adapters sample --out $@ --overwrite
 
 data/sample/dataset.yaml: | data/raw/sample

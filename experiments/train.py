@@ -21,6 +21,8 @@ def main() -> None:
     """Parse the command line and train; wrong input ends in one line that says what to do, not in a traceback."""
     try:
         run(parse(sys.argv[1:], configs=Path(__file__).parent / "configs"))
+    except OSError as error:
+        sys.exit(f"error: {error}; when that is mended (room on the disk, say), the same command with --resume goes on")
     except (ValueError, FloatingPointError) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         sys.exit(f"error: {error}\n(said by {Path(last.filename).name}:{last.lineno})")

@@ -71,7 +71,10 @@ def save_weights(model: ODMT, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
-        save_file(tensors, partial, metadata={"features": json.dumps(_keys(model.features))})
+        try:
+            save_file(tensors, partial, metadata={"features": json.dumps(_keys(model.features))})
+        except SafetensorError as error:  # raised on a full disk
+            raise OSError(f"{partial} cannot be written: {error}") from error
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)

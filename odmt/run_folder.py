@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -18,8 +19,9 @@ from odmt.config import Experiment, to_yaml
 
 __all__ = ["RunFolder", "flat", "write_whole"]
 
-FREE_ON_RESUME = ("output", "trackers")
-"""Settings that may differ when a run is taken up again: they do not change what it computes."""
+FREE_ON_RESUME = ("output", "trackers", "dataset", "data/root", "data/workers")
+"""Settings that may differ when a run is taken up again: they change nothing that it computes, or, like the place of
+the data, are checked by content."""
 
 
 class RunFolder:
@@ -34,6 +36,7 @@ class RunFolder:
         self.model = path / "model"
         self.test_ranks = path / "test_ranks.npz"
         self.result = path / "result.json"
+        self.lock = path / ".lock"
 
     def claim(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
         """Make the folder, or take it up again with `resume`, or replace it with `overwrite`; refuse another run's.
@@ -41,22 +44,35 @@ class RunFolder:
         A run is resumed only with the configuration and the `inputs` (what identifies its data and features) that it
         was started with.
         """
+        text = _header(inputs) + to_yaml(experiment)
+        leftovers = {self.checkpoints, self.lock}  # what a start that failed may leave
         is_run = self.experiment.is_file()
-        if self.path.exists() and not is_run and any(self.path.iterdir()):
+        if self.path.exists() and not is_run and not leftovers.issuperset(self.path.iterdir()):
             raise ValueError(f"{self.path} exists and is no run of ours (no experiment.yaml); choose another --name")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         if is_run and experiment.overwrite:
-            shutil.rmtree(self.path)
+            for old in set(self.path.iterdir()) - {self.lock, self.experiment}:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
             is_run = False
         if not is_run:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_whole(self.experiment, _header(inputs) + to_yaml(experiment))
-            return
-        if not experiment.resume:
+            write_whole(self.experiment, text)
+        elif not experiment.resume:
             raise ValueError(
                 f"{self.path} holds a run already; add --resume to go on with it, --overwrite to begin anew, "
                 "or --name NAME"
             )
-        self._check_same(experiment, inputs)
+        else:
+            self._check_same(experiment, inputs)
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def _lock(self) -> None:
+        """Keep the folder for this process until it ends, however it ends."""
+        self._held = open(self.lock, "w")  # noqa: SIM115 - held for the life of the run
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{self.path} is being written by another process; wait for it, or use --name") from error
 
     def weights_of(self, epoch: int) -> Path:
         """Name the weights kept of an epoch that was the best when it ended."""
@@ -74,6 +90,8 @@ class RunFolder:
     def add_checkpoint(self, *, epoch: int, best_epoch: int) -> None:
         """Make the checkpoint written aside the newest, then remove what is older and weights that are not best."""
         newest = self.checkpoints / f"epoch-{epoch:05d}"
+        for path in [*self.partial_checkpoint.rglob("*"), self.partial_checkpoint]:
+            _sync(path)  # the checkpoint before it is about to go
         os.replace(self.partial_checkpoint, newest)
         for old in self.checkpoints.glob("epoch-*"):
             if old != newest:
@@ -98,6 +116,7 @@ class RunFolder:
         """Keep every user's rank under every head, so that runs can be compared user by user."""
         partial = self.path / ".test_ranks.partial.npz"
         np.savez(partial, users=users, **ranks)  # pyright: ignore[reportArgumentType]
+        _sync(partial)
         os.replace(partial, self.test_ranks)
 
     def _check_same(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
@@ -116,6 +135,15 @@ class RunFolder:
                     f"{self.experiment}: the run to resume has {setting}={before.get(name)}, the command says "
                     f"{now.get(name)}; make them equal or choose another --name"
                 )
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -149,8 +177,13 @@ def _header(inputs: Mapping[str, str]) -> str:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    source = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(source)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True).stdout
+        if Path(top.strip()) == source:  # and not a repository that merely holds our installation
+            described = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
+            return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown (not run from a git checkout)"
+        pass
+    return "unknown (not run from a git checkout of odmt)"

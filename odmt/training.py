@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from odmt.config import ConfigError, Experiment, TrainConfig
+from odmt.config import Experiment, TrainConfig
 from odmt.data.features import ItemFeatures, open_features
 from odmt.data.format import Dataset, find_dataset, open_dataset
 from odmt.data.loading import UserBatches, training_loader
 from odmt.data.splits import LeaveTwoOut
 from odmt.distill import sigmoid_ramp
 from odmt.evaluate import metrics, popularity_ranks, ranks
+from odmt.launch import start
 from odmt.model import ODMT
 from odmt.pretrained import build_model, load_weights, save_pretrained, save_weights
 from odmt.run_folder import RunFolder, flat, write_whole
@@ -65,7 +66,7 @@ class Progress:
 
 def run(experiment: Experiment) -> Path:
     """Do what `experiments/train.py` does: read the dataset, train, and leave the run's folder, which is returned."""
-    accelerator = _accelerator(experiment)
+    accelerator = start(experiment)
     dataset = open_dataset(find_dataset(experiment.dataset, experiment.data.root))
     set_seed(experiment.seed)
     split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
@@ -73,7 +74,8 @@ def run(experiment: Experiment) -> Path:
     model = build_model(experiment, features, item_counts=split.item_counts())
     folder = RunFolder(experiment.folder)
     if accelerator.is_main_process:  # only now: what was asked for can be done
-        folder.claim(experiment, {"dataset": dataset.fingerprint, "features": json.dumps(features.keys)})
+        inputs = {"dataset": dataset.fingerprint, "features": json.dumps(features.keys)}
+        folder.claim(experiment, inputs | {"processes": str(accelerator.num_processes)})
     accelerator.wait_for_everyone()
     if folder.result.exists():
         accelerator.print(f"{folder.path} is finished; its result is {folder.result}")
@@ -187,24 +189,6 @@ def learning_rate(step: int, settings: TrainConfig, steps: int) -> float:
     return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[settings.schedule]
 
 
-def _accelerator(experiment: Experiment) -> Accelerator:
-    available = [str(tracker) for tracker in get_available_trackers()]
-    for name in experiment.trackers:
-        if name not in available:
-            raise ConfigError(f"tracker {name!r} is not installed; there is {', '.join(available) or 'none'}")
-    accelerator = Accelerator(
-        mixed_precision="bf16" if experiment.train.bf16 else None,  # None: what `accelerate launch` was told
-        log_with=list(experiment.trackers) or None,
-        project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=experiment.output),
-    )
-    if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 else "no"):
-        raise ConfigError(
-            f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is off; "
-            "precision is set by --train.bf16 alone"
-        )
-    return accelerator
-
-
 def _features(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
     modalities = [name for name in experiment.model.streams if name != "id"]
     select, limits = experiment.data.selected_features(), experiment.data.token_limits()
@@ -239,7 +223,10 @@ def _checkpoint(accelerator: Accelerator, folder: RunFolder, progress: Progress)
     if accelerator.is_main_process:
         folder.clear_partial_checkpoint()
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(folder.partial_checkpoint))
+    try:
+        accelerator.save_state(str(folder.partial_checkpoint))
+    except (RuntimeError, SafetensorError) as error:  # how torch and safetensors report a full disk
+        raise OSError(f"{folder.partial_checkpoint} cannot be written: {error}") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         progress.metrics_bytes = folder.metrics_bytes()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ["ODMT_CHECK_SHAPES"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ACCELERATE_USE_CPU"] = "true"  # bit-equality is promised, and tested, on the CPU
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -120,10 +119,6 @@ class FeatureWriter:
         except OSError as error:
             raise self._failed(error) from error
         return self.folder
-
-    def discard(self) -> None:
-        """Remove the unfinished folder."""
-        shutil.rmtree(self.partial)
 
     def _checked(self, item: int, array: np.ndarray) -> np.ndarray:
         if array.ndim != 2 or array.shape[1] != self.width:

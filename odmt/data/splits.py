@@ -51,7 +51,10 @@ class LeaveTwoOut:
         """Count how often each item occurs in the training events: [num_items + 1]."""
         counts = np.zeros(self.num_items + 1, dtype=np.int64)
         for users in np.array_split(np.arange(self.num_users), 1 + self.num_users // 100_000):
-            counts += np.bincount(self.training(users).ravel(), minlength=self.num_items + 1)
+            found = np.bincount(self.training(users).ravel(), minlength=self.num_items + 1)
+            if len(found) > len(counts):
+                raise ValueError(f"item {len(found) - 1} occurs in a history, but items are 1..{self.num_items}")
+            counts += found
         counts[0] = 0
         return counts
 

@@ -9,12 +9,18 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from odmt.encoders import EncoderError
+
 __all__ = ["choose_device", "frozen_inference", "hash_weights"]
 
 
 def choose_device(device: str) -> torch.device:
     """Return the device called `device`; "auto" means the GPU where there is one, else the CPU."""
     if device != "auto":
+        try:
+            torch.zeros(1, device=device)
+        except (AssertionError, RuntimeError) as error:
+            raise EncoderError(f"--device {device} cannot be used here: {error}") from error
         return torch.device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -52,6 +52,7 @@ def test_overlays_are_short_differences() -> None:
 
 
 def test_the_readme_has_commands_and_code() -> None:
+    assert not re.findall(r"^[A-Z_]+_TABLE$", README, flags=re.MULTILINE)
     assert len(PYTHON) >= 1
     assert {"make demo", "make test"} <= set(COMMANDS)
 

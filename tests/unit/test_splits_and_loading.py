@@ -42,6 +42,12 @@ def test_a_user_too_short_to_split_is_refused() -> None:
         LeaveTwoOut(np.array([0, 5, 8]), np.arange(1, 9), num_items=8, length=10)
 
 
+def test_an_item_beyond_the_catalogue_is_named() -> None:
+    split = LeaveTwoOut(np.array([0, 5]), np.array([1, 9, 2, 3, 4]), num_items=4, length=10)
+    with pytest.raises(ValueError, match=r"item 9 occurs in a history, but items are 1\.\.4"):
+        split.item_counts()
+
+
 @given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=7), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=50)
 def test_a_batch_gives_back_its_histories_and_counts(sequences: list[list[int]]) -> None:

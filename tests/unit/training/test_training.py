@@ -24,6 +24,7 @@ from odmt.data.format import open_dataset
 from odmt.encoders.caching import encode_modality
 from odmt.encoders.text import Tfidf
 from odmt.pretrained import build_model, from_pretrained, load_weights, save_pretrained
+from odmt.run_folder import RunFolder
 from odmt.training import learning_rate, run
 from tests.tiny import NUM_USERS, tiny_dataset
 
@@ -173,27 +174,72 @@ def test_a_run_that_had_stopped_early_does_not_go_on(dataset: Path, tmp_path: Pa
     assert {**again, "seconds": 0} == {**ended, "seconds": 0}
 
 
-def test_a_full_disk_costs_the_checkpoint_and_nothing_else(dataset: Path, tmp_path: Path) -> None:
+def test_a_full_disk_costs_the_checkpoint_and_nothing_else(dataset: Path, tmp_path: Path, repository: Path) -> None:
     whole = run(experiment(dataset, tmp_path, "--name=whole", "--train.epochs=2"))
     argv = arguments(dataset, tmp_path, "--name=full", "--train.epochs=2")
-    limit = max(path.stat().st_size for path in (whole / "checkpoints" / "epoch-00002").iterdir()) - 1
+    largest = max(path.stat().st_size for path in (whole / "checkpoints" / "epoch-00002").iterdir())
     script = (
-        "import resource, signal, sys; from pathlib import Path; from odmt.config import parse; import odmt.training\n"
+        "import resource, runpy, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "odmt.training.run(parse(sys.argv[2:], configs=Path(sys.argv[1])))"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest - 1}, {largest - 1}))\n"
+        "runpy.run_path(sys.argv[1], run_name='__main__')"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), *argv]
-    died = subprocess.run(
-        command, env={**os.environ, "ODMT_CHECK_SHAPES": "0"}, capture_output=True, text=True, check=False
-    )
-    assert died.returncode != 0
+    program = "import sys; del sys.argv[0]\n" + script.replace("sys.argv[1]", "sys.argv[0]")
+    command = [sys.executable, "-c", program, str(repository / "experiments" / "train.py"), *argv]
+    environment = {**os.environ, "ODMT_CHECK_SHAPES": "0", "PYTHONPATH": str(repository)}
+    died = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert died.returncode == 1
+    assert "Traceback" not in died.stderr
+    assert "the same command with --resume goes on" in died.stderr
     full = tmp_path / "full"
     assert not list((full / "checkpoints").glob("epoch-*"))
     fresh_accelerator()
     run(replace(parse(argv, configs=tmp_path), resume=True))
     assert lines(full) == lines(whole)
     assert (full / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_start_that_failed_does_not_lock_its_user_out(dataset: Path, tmp_path: Path) -> None:
+    settings = experiment(dataset, tmp_path, "--train.epochs=1")
+    (settings.folder / "checkpoints").mkdir(parents=True)
+    (settings.folder / ".lock").touch()
+    assert (run(settings) / "result.json").exists()
+
+
+def test_two_starts_into_one_folder_are_told_apart(dataset: Path, tmp_path: Path) -> None:
+    settings = experiment(dataset, tmp_path, "--train.epochs=1")
+    first, second = RunFolder(settings.folder), RunFolder(settings.folder)
+    first.claim(settings, {})
+    with pytest.raises(ValueError, match="is being written by another process"):
+        second.claim(replace(settings, resume=True), {})
+
+
+def test_a_run_is_resumed_by_as_many_processes_as_began_it(dataset: Path, tmp_path: Path) -> None:
+    settings = experiment(dataset, tmp_path, "--train.epochs=1")
+    folder = RunFolder(settings.folder)
+    folder.claim(settings, {"processes": "2"})
+    del folder
+    with pytest.raises(ValueError, match=r"started with another processes than .* gives now \(1\)"):
+        RunFolder(settings.folder).claim(replace(settings, resume=True), {"processes": "1"})
+    moved = replace(settings, resume=True, data=replace(settings.data, workers=3), trackers=("tensorboard",))
+    RunFolder(settings.folder).claim(moved, {"processes": "2"})  # these may differ
+
+
+def test_a_precision_set_in_two_places_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match=r"launched with --mixed_precision bf16, but --train.bf16 is off"):
+        run(experiment(dataset, tmp_path))
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    with pytest.raises(ValueError, match=r"2 processes were launched, but .* ACCELERATE_USE_CPU=true"):
+        run(experiment(dataset, tmp_path))
 
 
 def test_a_checkpoint_half_written_is_never_read(dataset: Path, tmp_path: Path) -> None:
