@@ -17,6 +17,7 @@ import tyro
 import yaml
 
 from odmt.backbones import BACKBONES
+from odmt.data.manifest import MODALITIES
 from odmt.distill import Edge
 from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags, read_pairs
 from odmt.fusion import FUSIONS
@@ -193,16 +194,14 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield prefix + entry.name, value
 
 
-MODALITIES = ("text", "image", "video", "audio")
 SETTINGS = dict(_leaves(Experiment("")))
 COMMAND_LINE_ONLY = ("ablation", "config", "overwrite", "resume")
 AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("data.length", "model.dim", "train.epochs", "train.batch_size", "train.log_every"), 1),
     **dict.fromkeys(("distill.temperature", "train.lr"), 1e-12),
     **dict.fromkeys(("seed", "data.workers", "model.popularity", "distill.weight", "distill.ramp_epochs"), 0),
-    **dict.fromkeys(
-        ("train.weight_decay", "train.warmup_steps", "train.clip", "train.patience", "train.eval_users"), 0
-    ),
+    **dict.fromkeys(("train.weight_decay", "train.warmup_steps", "train.clip"), 0),
+    **dict.fromkeys(("train.patience", "train.eval_users"), 0),
 }
 
 
@@ -286,9 +285,8 @@ def _check_edges(experiment: Experiment) -> None:
         except ValueError as error:
             raise ConfigError(f"distill.graph: {error}") from error
         # which streams leave another fusion is known once it is built, and the model checks it then
-        keeps_streams = experiment.model.fusion.partition("(")[0].strip() in ("imt", "independent")
         missing = {edge.teacher, edge.student}.difference(names)
-        if missing and keeps_streams:
+        if missing and experiment.model.fusion.partition("(")[0].strip() in ("imt", "independent"):
             found = f"'{edge}' names {' and '.join(sorted(missing))}, but the streams are {', '.join(names)}"
             raise ConfigError(f"distill.graph: {found}; write --distill.graph with the edges you want, or with none")
 
