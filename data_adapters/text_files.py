@@ -1,57 +1,94 @@
-"""Read vendors' text files, and say file, line and field where one is not what it should be."""
+"""Read vendors' text files line by line, plain or gzipped, and say file, line and field where one is wrong."""
 
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterator
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-__all__ = ["ReleaseError", "read_lines", "read_quoted", "read_text"]
+from tqdm import tqdm
+
+__all__ = ["ReleaseError", "first_record", "read_json_lines", "read_lines", "read_records", "read_rows"]
+
+csv.field_size_limit(1 << 30)
 
 
 class ReleaseError(ValueError):
     """Say what is wrong with a vendor's release, where, and what to do."""
 
 
-def read_text(path: Path) -> str:
-    """Return a file's text; a byte order mark is dropped, line ends stay.
-
-    Raises:
-        ReleaseError: where the file is empty or not UTF-8 (names line and byte).
-    """
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line_start = data.rfind(b"\n", 0, error.start) + 1
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ReleaseError(
-            f"{path}, line {line}, byte {error.start - line_start + 1}: 0x{data[error.start]:02x} is not UTF-8 "
-            f"({error.reason}); convert the file to UTF-8 or download it again"
-        ) from error
-    if not text.strip():
-        raise ReleaseError(f"{path}: the file is empty ({len(data)} bytes); download it again")
-    return text
-
-
-def read_lines(text: str) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its end) for every line that is not blank; LF and CRLF alike.
 
-    Only LF ends a line: titles may hold the other separators that `str.splitlines` would cut at.
-    """
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.rstrip("\r")
-
-
-def read_quoted(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number from 1, fields) per record of a CSV file with quoting; a quoted field may span lines.
+    A byte order mark is dropped. Only LF ends a line: titles may hold the other separators that `str.splitlines` would
+    cut at.
 
     Raises:
-        ReleaseError: where a quote is not closed or not doubled; names the line that the record starts on.
+        ReleaseError: where the file is missing, empty, cut off (gzip), or not in `encoding` (names line and byte).
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    for number, line in _decoded_lines(path, encoding):
+        if line.strip():
+            yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def _decoded_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
+    blank = True
+    for number, data in enumerate(_raw_lines(path), start=1):
+        data = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
+        try:
+            line = data.decode(encoding)
+        except UnicodeDecodeError as error:
+            raise ReleaseError(
+                f"{path}, line {number}, byte {error.start + 1}: 0x{data[error.start]:02x} is not "
+                f"{encoding.upper()} ({error.reason}); convert the file to {encoding.upper()} or download it again"
+            ) from error
+        blank = blank and not line.strip()
+        yield number, line
+    if blank:
+        raise ReleaseError(f"{path}: the file is empty ({path.stat().st_size} bytes); download it again")
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    try:
+        size = path.stat().st_size
+        with (
+            path.open("rb") as file,
+            tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None, delay=1) as bar,
+        ):
+            # what is read of a gzip file is told from the compressed file's position
+            lines = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
+            for number, line in enumerate(lines):
+                yield line
+                if number % 10_000 == 0:
+                    bar.update(file.tell() - bar.n if path.suffix == ".gz" else 0)
+                    bar.update(0 if path.suffix == ".gz" else len(line))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ReleaseError(f"{path}: the gzip file is cut off or damaged ({error}); download it again") from error
+    except FileNotFoundError as error:
+        raise ReleaseError(f"no file at {path}") from error
+
+
+def read_records(
+    path: Path, *, delimiter: str = ",", quote: str = '"', encoding: str = "utf-8"
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of the line that it starts on, fields) per record of a delimited file.
+
+    With `quote`, a quoted field may hold delimiters and line ends, and a doubled quote; without (""), quotes are plain
+    characters and `delimiter` may be several.
+
+    Raises:
+        ReleaseError: as `read_lines`, and where a quote is not closed or not doubled.
+    """
+    if not quote:
+        for number, line in read_lines(path, encoding=encoding):
+            yield number, line.split(delimiter)
+        return
+    lines = (line for _, line in _decoded_lines(path, encoding))
+    reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, strict=True)
     while True:
         start = reader.line_num + 1
         try:
@@ -60,9 +97,58 @@ def read_quoted(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             raise ReleaseError(
-                f"{path}, line {start}: broken quotes in the record that starts here "
-                f"({error}, noticed on line {reader.line_num}); "
-                'close the quote, or write a quote inside a title as ""'
+                f"{path}, line {start}: broken quotes in the record that starts here ({error}, noticed on line "
+                f"{reader.line_num}); close the quote, or write a quote inside a field as {quote * 2}"
             ) from error
         if fields:
             yield start, fields
+
+
+def read_rows(
+    path: Path, *, delimiter: str = ",", quote: str = '"', encoding: str = "utf-8", columns: tuple[str, ...] = ()
+) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Yield (line number, fields by column name) per record; names come from the header, or from `columns` if given.
+
+    Raises:
+        ReleaseError: as `read_records`, and where a record has another number of fields than there are names.
+    """
+    names = list(columns)
+    for number, fields in read_records(path, delimiter=delimiter, quote=quote, encoding=encoding):
+        if not names:
+            names = [name.strip() for name in fields]
+            continue
+        if len(fields) != len(names):
+            raise ReleaseError(
+                f"{path}, line {number}: {len(fields)} fields where {len(names)} are expected "
+                f"({', '.join(names[:6])}{', ...' if len(names) > 6 else ''}): {fields[:3]}; quote fields that hold "
+                f"{delimiter!r}, or check the delimiter"
+            )
+        yield number, dict(zip(names, fields, strict=True))
+
+
+def first_record(path: Path, *, delimiter: str = ",", quote: str = '"', encoding: str = "utf-8") -> list[str]:
+    """Return the fields of the first record, stripped: the header where the file has one.
+
+    Raises:
+        ReleaseError: as `read_records`.
+    """
+    _, fields = next(read_records(path, delimiter=delimiter, quote=quote, encoding=encoding))
+    return [field.strip() for field in fields]
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield (line number, object) per line of a JSON lines file.
+
+    Raises:
+        ReleaseError: as `read_lines`, and where a line is no JSON object.
+    """
+    for number, line in read_lines(path):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ReleaseError(
+                f"{path}, line {number}, column {error.colno}: no JSON ({error.msg}): {line[:80]!r}; download it again"
+            ) from error
+        if not isinstance(value, dict):
+            raise ReleaseError(f"{path}, line {number}: {line[:80]!r} is no JSON object; one object per line is needed")
+        yield number, value

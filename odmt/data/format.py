@@ -18,7 +18,8 @@ import difflib
 import os
 from pathlib import Path
 
-from odmt.data.manifest import MODALITIES, DatasetError, DatasetInfo, FileRecord
+from odmt.data.folder_writer import DatasetWriter
+from odmt.data.manifest import MODALITIES, DatasetError, DatasetInfo, FileRecord, hash_file
 from odmt.data.reading import Dataset, open_dataset
 from odmt.data.writing import Histories, write_dataset
 
@@ -27,9 +28,11 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "DatasetInfo",
+    "DatasetWriter",
     "FileRecord",
     "Histories",
     "find_dataset",
+    "hash_file",
     "open_dataset",
     "write_dataset",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "ANEW",
     "MODALITIES",
     "SCHEMA",
+    "ColumnHash",
     "DatasetError",
     "DatasetInfo",
     "FileRecord",
@@ -76,8 +77,12 @@ class DatasetInfo:
     """The command that wrote the folder."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """What the adapter left out and why, with counts."""
+    preparation: Mapping[str, str] = field(default_factory=dict)
+    """The adapter and every option that it ran with: with `sources`, all that decides the folder's content."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What the adapter found by looking: the layout, the unit and resolution of times."""
     sources: tuple[FileRecord, ...] = ()
-    """The vendor's files that were read."""
+    """The vendor's files that were read; of a folder of media ("covers/"), the listing with sizes."""
     files: tuple[FileRecord, ...] = ()
     """The files of this folder."""
     content: Mapping[str, str] = field(default_factory=dict)
@@ -162,12 +167,26 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class ColumnHash:
+    """Hash a column piece by piece: per value a type byte, the length and the bytes, so that none collide."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, values: Iterable[object]) -> None:
+        """Add the next values."""
+        pieces = [kind + len(data).to_bytes(8, "little") + data for kind, data in map(_encoded, values)]
+        self._digest.update(b"".join(pieces))
+
+    def hexdigest(self) -> str:
+        """Return the sha256 of all values so far, in hex."""
+        return self._digest.hexdigest()
+
+
 def hash_column(values: Iterable[object]) -> str:
-    """Return the sha256 of a column: per value a type byte, the length and the bytes, so that none collide."""
-    digest = hashlib.sha256()
-    for value in values:
-        kind, data = _encoded(value)
-        digest.update(kind + len(data).to_bytes(8, "little") + data)
+    """Return the sha256 of a column's values, in hex (see `ColumnHash`)."""
+    digest = ColumnHash()
+    digest.update(values)
     return digest.hexdigest()
 
 

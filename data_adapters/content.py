@@ -1,0 +1,176 @@
+"""What items are: texts made of fields by a template, and media files found by name or by path."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import html
+import os
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
+
+from data_adapters.release import Media
+from data_adapters.text_files import ReleaseError
+from odmt.data.format import FileRecord
+
+__all__ = ["MediaFinder", "Template", "clean_html"]
+
+
+class Template:
+    """Make one text of an item's fields: "{title}. {brand}", or "title" for "{title}".
+
+    A field that is empty takes the literal before it along, so that "{title} by {brand}" of a title alone is the title.
+    A format such as "{id:.3}" is applied to the field's text.
+
+    Raises:
+        ReleaseError: where the template names a field that there is not, or none at all.
+    """
+
+    def __init__(self, template: str, fields: Sequence[str], *, option: str) -> None:
+        given = f"{{{template}}}" if template in fields else template
+        try:
+            parts = list(string.Formatter().parse(given))
+        except ValueError as error:
+            raise ReleaseError(f"{option} {template!r}: {error}; write fields as {{name}}") from error
+        self._parts = [(before, name, form or "") for before, name, form, _ in parts if name is not None]
+        self._end = "".join(before for before, name, _, _ in parts if name is None)
+        self.names = tuple(dict.fromkeys(name for _, name, _ in self._parts))
+        for name in self.names or (template,):
+            if name not in fields:
+                close = difflib.get_close_matches(name, fields, n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(fields) or 'none'}"
+                raise ReleaseError(f"{option} {template!r}: no field '{name}'; {hint}")
+
+    def render(self, values: Mapping[str, str | None]) -> str | None:
+        """Return the text, or None where every field is empty."""
+        text = ""
+        for before, name, form in self._parts:
+            value = (values.get(name) or "").strip()
+            if value:
+                text += (before if text or before.strip() else before.lstrip()) + format(value, form)
+        return text + self._end if text else None
+
+
+class _TextOf(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._hidden += tag in ("script", "style")
+        self.parts.append(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in ("script", "style") and self._hidden > 0
+        self.parts.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.parts.append(data)
+
+
+def clean_html(text: str, how: str) -> str:
+    """Turn &amp; and the like into characters (`unescape`), and take tags away too (`strip`); `keep` does nothing.
+
+    Vendors escape some texts twice, so both are done twice.
+    """
+    if how == "keep" or ("&" not in text and "<" not in text):
+        return text
+    for _ in range(2):
+        if how == "strip" and re.search(r"<[a-zA-Z/!]", text):
+            parser = _TextOf()
+            parser.feed(text)
+            parser.close()
+            text = " ".join("".join(parser.parts).split())
+        else:
+            text = html.unescape(text)
+    return text
+
+
+class MediaFinder:
+    """Find the media of items below `root`, the folder that their paths start from.
+
+    Raises:
+        ReleaseError: where a folder is not there, or a path leads out of `root`.
+    """
+
+    def __init__(self, media: Media, root: Path, fields: Sequence[str], *, modality: str) -> None:
+        self.root, self.modality = root, modality
+        self.absent = 0
+        """Paths that were named by an item but are not there."""
+        self.sources: list[FileRecord] = []
+        self._stem = media.stem
+        self._template = Template(media.field, ["id", *fields], option=f"--{modality}") if media.field else None
+        self._files: dict[str, str] = {}
+        self._series: dict[str, list[tuple[int, str]]] | None = None
+        for folder in media.folders:
+            if not folder.is_dir():
+                raise ReleaseError(f"no folder at {folder} for {modality} files; name the one that holds them")
+            self._list(folder, [suffix.lower() for suffix in media.suffixes])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields that paths are made of."""
+        return self._template.names if self._template else ()
+
+    def find(self, item: str, values: Mapping[str, str | None]) -> str | None:
+        """Return the item's file, relative to `root`, or None."""
+        if self._template is None:
+            return self._files.get(self._stem(item))
+        path = self._template.render({**values, "id": item})
+        if path is None:
+            return None
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
+            raise ReleaseError(
+                f"{self.modality} of item '{item}' is {path!r}, which leads out of {self.root}; paths must be relative "
+                "to that folder and stay inside it"
+            )
+        if (self.root / path).is_file():
+            return PurePosixPath(path).as_posix()
+        self.absent += 1
+        return None
+
+    def find_series(self, item: str) -> list[str] | None:
+        """Return the item's files ITEM-1, ITEM-2, ..., relative to `root`, in the order of their numbers."""
+        if self._series is None:
+            self._series = {}
+            for stem, path in self._files.items():
+                name, dash, number = stem.rpartition("-")
+                if dash and number.isdecimal():
+                    self._series.setdefault(name, []).append((int(number), path))
+        found = self._series.get(self._stem(item))
+        return [path for _, path in sorted(found)] if found else None
+
+    def _list(self, folder: Path, suffixes: Sequence[str]) -> None:
+        digest, total = hashlib.sha256(), 0
+        rank = {suffix: place for place, suffix in enumerate(suffixes)}
+        found: dict[str, tuple[int, str]] = {}
+        for path, size in _walk(folder, self.root):
+            name = PurePosixPath(path)
+            if suffixes and name.suffix.lower() not in rank:
+                continue
+            digest.update(f"{path}\0{size}\n".encode())
+            total += size
+            place = rank.get(name.suffix.lower(), 0)
+            if name.stem not in found or place < found[name.stem][0]:
+                found[name.stem] = place, path
+        for stem, (_, path) in found.items():
+            self._files.setdefault(stem, path)
+        self.sources.append(FileRecord(f"{_relative(folder, self.root)}/", total, digest.hexdigest()))
+
+
+def _walk(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), root)
+            elif entry.is_file():
+                yield _relative(Path(entry.path), root), entry.stat().st_size
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()

@@ -1,0 +1,81 @@
+"""DuckDB with bounded memory, a work file on the disk of the output, and a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from tqdm import tqdm
+
+from data_adapters.text_files import ReleaseError
+
+__all__ = ["Engine"]
+
+BATCH = 1 << 19
+
+
+class Engine:
+    """Run SQL over tables in `folder`, within `memory` (such as "2GB"); what does not fit waits on disk."""
+
+    def __init__(self, folder: Path, *, memory: str) -> None:
+        try:
+            self._connection = duckdb.connect(
+                folder / "work.duckdb",
+                config={
+                    "memory_limit": memory,
+                    "temp_directory": str(folder / "spilled"),
+                    "preserve_insertion_order": True,  # rowid is the order of lines, which decides between equal times
+                    "enable_external_access": True,
+                    "autoinstall_known_extensions": False,  # nothing is fetched from anywhere
+                    "TimeZone": "UTC",
+                },
+            )
+        except duckdb.Error as error:
+            raise ReleaseError(f"--memory {memory}: {str(error).splitlines()[0]}; write a size such as 2GB") from error
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.close()
+
+    def run(self, sql: str, *, label: str = "", batches: pa.RecordBatchReader | pa.Table | None = None) -> None:
+        """Run a statement, with a progress bar if it has a label; `batches` is a table of that name for it."""
+        if batches is not None:
+            self._connection.register("batches", batches)
+        try:
+            if not label:
+                self._connection.execute(sql).fetchall()
+                return
+            with (
+                ThreadPoolExecutor(1) as pool,
+                tqdm(
+                    total=100, desc=label, bar_format="{desc}: {percentage:.0f}%|{bar}| {elapsed}", disable=None
+                ) as bar,
+            ):
+                done = pool.submit(lambda: self._connection.execute(sql).fetchall())
+                try:
+                    while not wait([done], timeout=0.2).done:
+                        bar.update(max(0.0, self._connection.query_progress() - bar.n))
+                except BaseException:
+                    self._connection.interrupt()  # Ctrl-C: the query runs in the other thread
+                    raise
+                done.result()
+                bar.update(100 - bar.n)
+        finally:
+            if batches is not None:
+                self._connection.unregister("batches")
+
+    def one(self, sql: str) -> tuple[Any, ...]:
+        """Return the one row of a query."""
+        (row,) = self._connection.execute(sql).fetchall()
+        return row
+
+    def stream(self, sql: str) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a query in batches, without holding the rest."""
+        with self._connection.cursor() as cursor:  # other statements may run between two batches
+            yield from cursor.sql(sql).to_arrow_reader(BATCH)
