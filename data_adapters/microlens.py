@@ -1,130 +1,176 @@
-"""MicroLens, as released (50K, 100K, 1M): videos that people commented on, with title, cover and clip.
+"""MicroLens, as released (50K, 100K, 1M, full, and the MM-CTR challenge): videos that people commented on.
 
-Ni et al. 2023, "A Content-Driven Micro-Video Recommendation Dataset at Scale", arXiv 2309.15379. Ids may have gaps, so
-users and items are numbered anew by ascending vendor id. Only items that a kept user watched are in the catalogue.
+Ni et al. 2023, "A Content-Driven Micro-Video Recommendation Dataset at Scale", arXiv 2309.15379. Item ids may have gaps
+and mean the same video in all files of a release, so that files of 100K describe 50K, too. `MicroLens-1M_items.tsv`
+lists the items by the ids that pairs and titles use as well, and is not needed. Comments are the events themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
+from data_adapters.microlens_challenge import is_challenge, read_challenge
+from data_adapters.microlens_features import find_features
+from data_adapters.microlens_files import read_quoted, read_split, starts_with_header
+from data_adapters.microlens_pairs import compare_pairs
+from data_adapters.release import Adapter, Catalogue, Delimited, Media, Release
+from data_adapters.text_files import ReleaseError, read_lines
 
-from data_adapters.microlens_files import Events, read_events, read_titles
-from data_adapters.text_files import ReleaseError
-from odmt.data.format import Dataset, FileRecord, Histories, write_dataset
-
-__all__ = ["LAYOUT", "convert"]
+__all__ = ["ADAPTER", "LAYOUT", "read"]
 
 LAYOUT = """\
-DIR holds one unpacked release of https://github.com/westlake-repl/MicroLens, under its own names:
+DIR holds one unpacked release of https://github.com/westlake-repl/MicroLens, under its own names, plain or .gz:
   *_pairs.csv             user,item,timestamp (unix milliseconds), preferred because it has times; or
   *_pairs.tsv             user <tab> item item item, oldest first
   *_titles.csv            header and quoted titles (50K); or
-  *_title*.csv            no header, the title is what follows the first comma (100K, 1M)
-  *covers*/ITEM.jpg       optional
-  *videos*/ITEM.mp4       optional
-Where both kinds of titles are there, the quoted ones count and the others fill what is missing."""
+  *_title*.csv            no header, the title is what follows the first comma (100K, 1M); or *_title*.tsv, with a tab
+  *covers*/ITEM.jpg, *videos*/ITEM.mp4, *audio*/ITEM.*, *frames*/ITEM-1.jpg   optional
+  *tags*.csv              item,category (field tags), optional
+  *_duration.txt          item,seconds (field duration), optional
+  *_likes_and_views.txt   item <tab> likes <tab> views, optional; they tell of the future
+  extracted_modality_features/*_CLIPRN50.npy, *_BgeM3.npy, *_VideoMAE.npy (or .json)   optional ready features
+Where both kinds of titles are there, the quoted ones count and the others fill what is missing. Archives are not
+unpacked. The MM-CTR challenge (https://erel-mir.github.io/challenge/mmctr-track2) is known by its parquet files:
+  item_seq.parquet, or else MicroLens_1M_x1/{train,valid,test}.parquet   each user's longest sequence is its history
+  item_feature.parquet    title, tags, levels of likes and views, ready features of text (BERT) and image (CLIPRN50)
+  item_images/ITEM.jpg    optional"""
 CITATION = "Ni et al. 2023, A Content-Driven Micro-Video Recommendation Dataset at Scale, arXiv:2309.15379"
 LICENCE = "see the release's readme; MicroLens' own: research use, modified copies may not be offered for download"
 
-FEWEST_EVENTS = 4
-"""Leave-two-out needs two events to train on, one to validate and one to test."""
+LEAKS: dict[str, str] = dict.fromkeys(
+    ("likes", "views"), "counted when the data was collected, after the last event: it tells what became popular"
+)
+MEDIA = {
+    "image": Media(suffixes=(".jpg", ".jpeg", ".png")),
+    "video": Media(suffixes=(".mp4",)),
+    "audio": Media(suffixes=(".mp3", ".wav", ".m4a", ".aac", ".flac")),
+    "frames": Media(suffixes=(".jpg", ".jpeg", ".png")),
+}
+OTHERS = (
+    ("*tags*.csv", ",", ("tags",)),
+    ("*duration.txt", ",", ("duration",)),
+    ("*likes_and_views.txt", "\t", ("likes", "views")),
+)
+"""Files that are optional: pattern, delimiter, fields after the item."""
+FOLDERS = {"frames": ("frame",), "video": ("video",), "audio": ("audio",), "image": ("cover", "image")}
+"""Words that a folder's name is known by; the first that fits counts."""
+ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".tar.gz")
 
 
-def convert(raw: Path, out: Path, *, min_events: int = 5, overwrite: bool = False, made_by: str = "") -> Dataset:
-    """Make the dataset folder `out` of the release in `raw`; users with fewer than `min_events` events are left out.
+def read(raw: Path, arguments: Namespace) -> Release:
+    """Describe the release in `raw`.
 
     Raises:
-        ReleaseError: where a file is missing, unreadable, or leaves nothing; names file, line and field.
-        DatasetError: where `out` is taken or cannot be written.
+        ReleaseError: where a file is missing, unreadable, or there are several releases.
     """
-    if min_events < FEWEST_EVENTS:
-        raise ReleaseError(
-            f"--min-events {min_events}: must be at least {FEWEST_EVENTS}, because leave-two-out trains on two events "
-            "and takes one each to validate and test"
-        )
-    pairs, titles = _find_files(raw)
-    events = read_events(pairs)
-    kept, num_short, num_short_events = _drop_short(events, min_events, pairs)
-    users, user_rows = np.unique(kept.users, return_inverse=True)
-    ids, item_rows = np.unique(kept.items, return_inverse=True)
-    # stable: equal times keep the file's order
-    order = np.argsort(user_rows, kind="stable") if kept.times is None else np.lexsort((kept.times, user_rows))
-    names = [str(i) for i in ids.tolist()]
-    texts = read_titles(titles)
-    tie_rule = (
-        "the vendor's order in the file, oldest first"
-        if kept.times is None
-        else "time, then the order of lines in the file"
-    )
-    return write_dataset(
-        out,
-        name=out.name,
-        histories=Histories(
-            [str(u) for u in users.tolist()],
-            np.concatenate([[0], np.cumsum(np.bincount(user_rows))]),
-            item_rows[order] + 1,
-            None if kept.times is None else kept.times[order],
-        ),
-        items={
-            "id": names,
-            "text": [texts.get(name) for name in names],
-            "image": _find_media(raw, "cover", ".jpg", names),
-            "video": _find_media(raw, "video", ".mp4", names),
-        },
-        tie_rule=tie_rule,
-        media_root=raw.resolve(),
-        licence=LICENCE,
-        citation=CITATION,
-        made_by=made_by,
-        dropped={
-            f"users with fewer than {min_events} events": num_short,
-            "events of those users": num_short_events,
-            "titles of items that no kept user watched": len(texts.keys() - set(names)),
-        },
-        sources=[FileRecord.of(path, name=path.name) for path in (pairs, *titles)],
-        overwrite=overwrite,
-    )
-
-
-def _find_files(raw: Path) -> tuple[Path, list[Path]]:
     if not raw.is_dir():
         raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
-    found = {kind: sorted(raw.glob(f"*pairs.{kind}")) for kind in ("csv", "tsv")}
-    pairs = found["csv"] or found["tsv"]
-    titles = sorted(raw.glob("*title*.csv"))
-    for what, paths in (("pairs.csv or *pairs.tsv", pairs), ("title*.csv", titles)):
-        if not paths:
+    if is_challenge(raw):
+        return read_challenge(raw, media=find_media(raw), notes=packed(raw), leaks=LEAKS)
+    table, lists = _one(raw, "*pairs.csv"), _one(raw, "*pairs.tsv")
+    titles = [path for kind in ("csv", "tsv") for path in _find(raw, f"*title*.{kind}")]
+    for what, found in (("pairs.csv or *pairs.tsv", table or lists), ("title*.csv", titles)):
+        if not found:
             present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
             raise ReleaseError(f"{raw}: no file named *{what}; it holds {present}\n{LAYOUT}")
-    if len(pairs) > 1:
+    notes = packed(raw)
+    if table and lists:
+        notes["pairs"] = compare_pairs(table, lists)
+    others = _others(raw)
+    fields = ("title", *dict.fromkeys(field for _, names in others for field in names))
+    return Release(
+        events=[_events(table or lists)],
+        catalogues=[*_titles(titles), *(catalogue for catalogue, _ in others)],
+        fields=fields,
+        text="{title}",
+        media=find_media(raw),
+        media_root=raw,
+        time_unit="ms",
+        integer_ids=True,
+        features=find_features(raw),
+        leaks={field: why for field, why in LEAKS.items() if field in fields},
+        notes=notes,
+    )
+
+
+def _events(path: Path | None) -> Delimited:
+    assert path is not None
+    number, line = next(read_lines(path))
+    if ".tsv" in path.suffixes:
+        if line.count("\t") != 1:
+            raise ReleaseError(
+                f"{path}, line {number}: {line.count(chr(9))} tabs where `user<tab>item item ...` has one: "
+                f"{line[:80]!r}; a file with another delimiter must be rewritten with tabs"
+            )
+        return Delimited(path, {"user": ("user", 0), "items": ("items", 1)}, delimiter="\t", quote="")
+    if line.count(",") != 2:
         raise ReleaseError(
-            f"{raw}: holds the pairs of several releases ({', '.join(p.name for p in pairs)}); keep one per folder"
+            f"{path}, line {number}: {line.count(',') + 1} comma-separated fields where user,item,timestamp are "
+            f"expected: {line[:80]!r}; a file with another delimiter must be rewritten with commas"
         )
-    return pairs[0], titles
+    # columns count by position alone, since readers disagree about their names
+    return Delimited(path, {"user": (0,), "item": (1,), "time": (2,)}, quote="")
 
 
-def _drop_short(events: Events, min_events: int, path: Path) -> tuple[Events, int, int]:
-    users, rows, lengths = np.unique(events.users, return_inverse=True, return_counts=True)
-    keep = lengths[rows] >= min_events
-    if not keep.any():
-        lower = f"lower --min-events (to {FEWEST_EVENTS} at least)"
-        way_out = lower if lengths.max() >= FEWEST_EVENTS else f"leave-two-out needs {FEWEST_EVENTS}"
+def _titles(paths: list[Path]) -> list[Catalogue]:
+    quoted = {path: ".csv" in path.suffixes and starts_with_header(path) for path in paths}
+    return [
+        Catalogue(path, lambda path=path: read_quoted(path, "title"))
+        if quoted[path]
+        else Catalogue(path, lambda path=path: read_split(path, "\t" if ".tsv" in path.suffixes else ",", "title"))
+        # titles of the plain kind are often cut at their first comma
+        for path in sorted(paths, key=lambda path: (not quoted[path], path.name))
+    ]
+
+
+def _others(raw: Path) -> list[tuple[Catalogue, tuple[str, ...]]]:
+    return [
+        (Catalogue(path, lambda path=path, mark=mark, fields=fields: read_split(path, mark, *fields)), fields)
+        for pattern, mark, fields in OTHERS
+        for path in _find(raw, pattern)
+    ]
+
+
+def find_media(raw: Path) -> dict[str, Media]:
+    """Return the folders of media by what their names say."""
+    kinds: dict[str, list[Path]] = {}
+    for folder in sorted(p for p in raw.iterdir() if p.is_dir()):
+        kind = _kind(folder.name)
+        if kind and "feature" not in folder.name.lower():
+            kinds.setdefault(kind, []).append(folder)
+    return {kind: Media(folders, MEDIA[kind].suffixes) for kind, folders in kinds.items()}
+
+
+def packed(raw: Path) -> dict[str, str]:
+    """Say which archives lie there without the folder that they hold."""
+    kinds = {_kind(p.name) for p in raw.iterdir() if p.is_dir()}
+    names = [p.name for p in sorted(raw.iterdir()) if p.is_file() and p.name.lower().endswith(ARCHIVES)]
+    names = [name for name in names if not _kind(name) or _kind(name) not in kinds]
+    return {"not unpacked": f"{', '.join(names)}: unpack beside and prepare again to use them"} if names else {}
+
+
+def _kind(name: str) -> str | None:
+    return next((kind for kind, words in FOLDERS.items() if any(word in name.lower() for word in words)), None)
+
+
+def _find(raw: Path, pattern: str) -> list[Path]:
+    return sorted(path for end in ("", ".gz") for path in raw.glob(pattern + end) if path.is_file())
+
+
+def _one(raw: Path, pattern: str) -> Path | None:
+    paths = _find(raw, pattern)
+    if len(paths) > 1:
         raise ReleaseError(
-            f"{path}: none of its {len(users)} users has {min_events} events, the longest history has {lengths.max()}; "
-            f"{way_out}"
+            f"{raw}: holds the pairs of several releases ({', '.join(p.name for p in paths)}); keep one per folder"
         )
-    times = None if events.times is None else events.times[keep]
-    return Events(events.users[keep], events.items[keep], times), int((lengths < min_events).sum()), int((~keep).sum())
+    return paths[0] if paths else None
 
 
-def _find_media(raw: Path, what: str, suffix: str, names: Iterable[str]) -> list[str | None]:
-    folders = sorted(p for p in raw.iterdir() if p.is_dir() and what in p.name.lower())
-    files = {
-        p.stem: p.relative_to(raw).as_posix()
-        for folder in reversed(folders)
-        for p in sorted(folder.rglob(f"*{suffix}"))
-    }
-    return [files.get(name) for name in names]
+ADAPTER = Adapter(
+    help="MicroLens-50K, -100K, -1M, full, and the MM-CTR challenge's, as released",
+    layout=LAYOUT,
+    read=read,
+    licence=LICENCE,
+    citation=CITATION,
+)

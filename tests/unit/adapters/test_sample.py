@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_adapters.microlens import convert
+from data_adapters.__main__ import main
 from data_adapters.sample import Release, generate, plan
 from data_adapters.sample_content import STYLES, TOPICS
 from data_adapters.text_files import ReleaseError
@@ -22,7 +22,8 @@ from odmt.data.format import Dataset, open_dataset
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("sample")
     generate(folder / "raw")
-    return convert(folder / "raw", folder / "sample")
+    assert main(["microlens", "--raw", str(folder / "raw"), "--out", str(folder / "sample")]) == 0
+    return open_dataset(folder / "sample")
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -121,5 +122,5 @@ def test_refuses_to_overwrite_and_too_small_a_sample(tmp_path: Path) -> None:
 
 def test_a_small_sample_goes_through_the_adapter(tmp_path: Path) -> None:
     generate(tmp_path / "raw", users=12, items=50)
-    convert(tmp_path / "raw", tmp_path / "small")
+    assert main(["microlens", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "small")]) == 0
     assert open_dataset(tmp_path / "small").num_users == 12

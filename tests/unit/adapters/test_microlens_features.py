@@ -1,0 +1,95 @@
+"""Features that MicroLens' authors extracted: row i is of item i + 1, whichever items a dataset holds."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_adapters.microlens import read
+from data_adapters.release import ReadyFeatures
+from data_adapters.text_files import ReleaseError
+
+MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3)
+FOLDER = "extracted_modality_features"
+COVERS = "MicroLens-100k_image_features_CLIPRN50"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / "MicroLens-100k_pairs.csv").write_text("1,2,1583378629001\n")
+    (tmp_path / "MicroLens-100k_title_en.csv").write_text("1, a\n2, b\n")
+    return tmp_path
+
+
+def features(raw: Path) -> dict[str, ReadyFeatures]:
+    return {found.encoder: found for found in read(raw, Namespace()).features}
+
+
+def test_finds_each_encoder_with_its_modality(raw: Path) -> None:
+    np.save(raw / FOLDER / f"{COVERS}.npy", MATRIX)
+    np.save(raw / FOLDER / "MicroLens-100k_title_en_text_features_BgeM3.npy", MATRIX + 1)
+    np.save(raw / "MicroLens-100k_video_features_VideoMAE.npy", MATRIX + 2)  # downloaded beside the others
+    found = features(raw)
+    assert {name: one.modality for name, one in found.items()} == {
+        "CLIPRN50": "image",
+        "BgeM3": "text",
+        "VideoMAE": "video",
+    }
+    for plus, name in enumerate(("CLIPRN50", "BgeM3", "VideoMAE")):
+        assert list(found[name].ids) == ["1", "2", "3", "4"]
+        assert np.array_equal(found[name].load(), MATRIX + plus)
+    assert isinstance(found["BgeM3"].load(), np.memmap)
+
+
+def test_reads_the_json_twin_where_there_is_no_matrix(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_adapters.microlens_features.CHUNK", 7)  # vectors do not end where pieces of the file do
+    vectors = {str(row + 1): MATRIX[row].tolist() for row in (0, 3, 1)}
+    (raw / FOLDER / f"{COVERS}.json").write_text(json.dumps(vectors, indent=1))
+    found = features(raw)["CLIPRN50"]
+    assert list(found.ids) == ["1", "4", "2"]
+    assert np.array_equal(found.load(), MATRIX[[0, 3, 1]])
+    np.save(raw / FOLDER / f"{COVERS}.npy", MATRIX)
+    assert list(features(raw)["CLIPRN50"].ids) == ["1", "2", "3", "4"]
+
+
+def test_a_text_file_of_titles_is_no_feature(raw: Path) -> None:
+    assert features(raw) == {}
+    assert [catalogue.path.name for catalogue in read(raw, Namespace()).catalogues] == ["MicroLens-100k_title_en.csv"]
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        (b"", "no readable .npy"),
+        (b"\x93NUMPY\x01\x00\x76\x00{'descr'", "no readable .npy"),
+        (np.array([{"a": 1}], dtype=object), "no readable .npy"),
+        (MATRIX[0], "shape (3,)"),
+        (np.arange(4).reshape(2, 2), "int64"),
+    ],
+    ids=["empty", "cut off", "pickled", "vector", "whole numbers"],
+)
+def test_refuses_what_is_no_matrix_of_real_numbers(raw: Path, content: bytes | np.ndarray, answer: str) -> None:
+    path = raw / FOLDER / f"{COVERS}.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content, allow_pickle=True)
+    with pytest.raises(ReleaseError) as error:
+        features(raw)
+    assert str(path) in str(error.value)
+    assert answer in str(error.value)
+
+
+def test_refuses_json_without_vectors_and_of_several_widths(raw: Path) -> None:
+    path = raw / FOLDER / f"{COVERS}.json"
+    path.write_text("{}")
+    with pytest.raises(ReleaseError, match="holds no vectors"):
+        features(raw)
+    path.write_text('{"1": [1.0, 2.0], "2": [1.0]}')
+    with pytest.raises(ReleaseError, match=r"different widths, \[1, 2\]"):
+        features(raw)["CLIPRN50"].load()
