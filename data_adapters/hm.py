@@ -1,0 +1,89 @@
+"""H&M's purchases, as released for its Kaggle competition in 2022: fashion articles with photo, names and description.
+
+Purchases carry a day and no time: a customer's basket of one day keeps the order of the file's lines, which means
+nothing. Buying an article again is an event again (a row each; the vendor repeats rows for several pieces).
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from data_adapters.release import Adapter, Catalogue, Delimited, Media, Release
+from data_adapters.text_files import ReleaseError, first_record, read_rows
+
+__all__ = ["ADAPTER", "LAYOUT", "read", "read_articles"]
+
+LAYOUT = """\
+DIR holds the unpacked files of https://www.kaggle.com/competitions/h-and-m-personalized-fashion-recommendations/data
+  transactions_train.csv        t_dat,customer_id,article_id,price,sales_channel_id, plain or .gz
+  articles.csv                  article_id and 24 columns more, each of which --columns can keep, plain or .gz
+  images/010/0108775015.jpg     optional: the first three digits of the article, then the article
+customers.csv is not needed. Article ids are padded to 10 digits where a program cut their leading zeros."""
+TEXT = (
+    "{prod_name}. {product_type_name}. {colour_group_name}. {graphical_appearance_name}. {department_name}. "
+    "{index_group_name}. {detail_desc}"
+)
+TEXT_COLUMNS = (
+    "prod_name",
+    "product_type_name",
+    "colour_group_name",
+    "graphical_appearance_name",
+    "department_name",
+    "index_group_name",
+    "detail_desc",
+)
+ID_WIDTH = 10
+
+
+def read(raw: Path, arguments: Namespace) -> Release:
+    """Describe the release in `raw`."""
+    transactions, articles = (_find(raw, name) for name in ("transactions_train.csv", "articles.csv"))
+    header = first_record(articles)
+    if missing := [name for name in ("article_id", *TEXT_COLUMNS) if name not in header]:
+        raise ReleaseError(
+            f"{articles}, line 1: the header has no {', '.join(missing)}, it is {', '.join(header)}; "
+            f"download it again\n{LAYOUT}"
+        )
+    return Release(
+        events=[Delimited(transactions, {"user": ("customer_id", 1), "item": ("article_id", 2), "time": ("t_dat", 0)})],
+        catalogues=[Catalogue(articles, lambda: read_articles(articles))],
+        fields=tuple(name for name in header if name != "article_id"),
+        text=TEXT,
+        media={"image": Media(folders=sorted(p for p in raw.glob("images*") if p.is_dir()), suffixes=(".jpg",))},
+        media_root=raw,
+        time_unit="date",
+        item_width=ID_WIDTH,
+        notes={"baskets": "events carry a day, no time: those of one day keep the order of the file's lines"},
+    )
+
+
+def read_articles(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
+    """Yield (article_id, other columns) per row of articles.csv.
+
+    Raises:
+        ReleaseError: as `read_rows`.
+    """
+    for _, row in read_rows(path):
+        yield row["article_id"], {name: value for name, value in row.items() if name != "article_id"}
+
+
+def _find(raw: Path, name: str) -> Path:
+    for path in (raw / name, raw / f"{name}.gz"):
+        if path.is_file():
+            return path
+    if not raw.is_dir():
+        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
+    present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
+    unpack = "; unpack the .zip" if any(raw.glob("*.zip")) else ""
+    raise ReleaseError(f"{raw}: no file named {name}; it holds {present}{unpack}\n{LAYOUT}")
+
+
+ADAPTER = Adapter(
+    help="H&M Personalized Fashion Recommendations (Kaggle 2022): purchases, articles, photos",
+    layout=LAYOUT,
+    read=read,
+    licence="see the rules of the Kaggle competition: for the competition and non-commercial research",
+    citation="H&M Group 2022, H&M Personalized Fashion Recommendations, Kaggle",
+)
