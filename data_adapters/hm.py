@@ -20,7 +20,9 @@ DIR holds the unpacked files of https://www.kaggle.com/competitions/h-and-m-pers
   transactions_train.csv        t_dat,customer_id,article_id,price,sales_channel_id, plain or .gz
   articles.csv                  article_id and 24 columns more, each of which --columns can keep, plain or .gz
   images/010/0108775015.jpg     optional: the first three digits of the article, then the article
-customers.csv is not needed. Article ids are padded to 10 digits where a program cut their leading zeros."""
+customers.csv is not needed. Article ids are padded to 10 digits where a program cut their leading zeros.
+Text: the article's name, product type, colour, appearance, department, index group and description.
+Events carry a day, so that a basket ties; articles bought again are kept (see --repeats)."""
 TEXT = (
     "{prod_name}. {product_type_name}. {colour_group_name}. {graphical_appearance_name}. {department_name}. "
     "{index_group_name}. {detail_desc}"
