@@ -12,8 +12,8 @@ from data_adapters.text_files import ReleaseError, read_lines
 
 __all__ = ["compare_pairs"]
 
-SAMPLE, LARGEST = 256, 2 << 30
-"""Users compared: the first in pairs.tsv; and the size of pairs.csv from which one more pass would take minutes."""
+SAMPLE, LARGEST = 256, 1 << 30
+"""Users compared: the first in pairs.tsv; and the size of pairs.csv from which one more pass takes too long."""
 
 
 def compare_pairs(table: Path, lists: Path) -> str:

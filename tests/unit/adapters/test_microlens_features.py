@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_adapters.__main__ import main
 from data_adapters.microlens import read
 from data_adapters.release import ReadyFeatures
 from data_adapters.text_files import ReleaseError
+from odmt.data.features import open_features
+from odmt.data.format import open_dataset
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3)
 FOLDER = "extracted_modality_features"
@@ -55,6 +58,18 @@ def test_reads_the_json_twin_where_there_is_no_matrix(raw: Path, monkeypatch: py
     assert np.array_equal(found.load(), MATRIX[[0, 3, 1]])
     np.save(raw / FOLDER / f"{COVERS}.npy", MATRIX)
     assert list(features(raw)["CLIPRN50"].ids) == ["1", "2", "3", "4"]
+
+
+def test_a_dataset_gets_the_rows_of_its_own_items(raw: Path, tmp_path: Path) -> None:
+    lines = [f"5,{item},158337862900{place}\n" for place, item in enumerate((4, 2, 9, 4))]
+    (raw / "MicroLens-100k_pairs.csv").write_text("".join(lines))
+    np.save(raw / FOLDER / f"{COVERS}.npy", MATRIX)
+    assert main(["microlens", "--raw", str(raw), "--out", str(tmp_path / "out"), "--min-events", "4"]) == 0
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.ids() == ["2", "4", "9"]
+    tokens = open_features(dataset, ["image"], select={"image": "CLIPRN50"}).gather("image", [1, 2, 3])
+    assert tokens.mask[:, 0].tolist() == [True, True, False]  # the release has no vector of item 9
+    assert tokens.values[:2, 0].tolist() == MATRIX[[1, 3]].tolist()
 
 
 def test_a_text_file_of_titles_is_no_feature(raw: Path) -> None:

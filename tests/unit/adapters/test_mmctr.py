@@ -13,6 +13,7 @@ import pytest
 
 from data_adapters.__main__ import main
 from data_adapters.microlens import read
+from odmt.data.features import open_features
 from odmt.data.format import Dataset, open_dataset
 
 ITEMS: dict[str, list[Any]] = {
@@ -95,11 +96,14 @@ def test_clicks_give_histories_where_there_are_no_sequences(raw: Path, tmp_path:
     assert {f"MicroLens_1M_x1/{name}.parquet" for name in ("train", "valid", "test", "item_info")} <= names
 
 
-def test_imports_embeddings_by_item_id(raw: Path) -> None:
+def test_imports_embeddings_by_item_id(raw: Path, tmp_path: Path) -> None:
     found = {one.encoder: one for one in read(raw, Namespace()).features}
     assert {name: one.modality for name, one in found.items()} == {"txt_emb_BERT": "text", "img_emb_CLIPRN50": "image"}
     assert list(found["txt_emb_BERT"].ids) == ["3", "1", "2", "5", "4"]
     assert np.array_equal(found["img_emb_CLIPRN50"].load(), np.array(ITEMS["img_emb_CLIPRN50"], np.float32))
+    tokens = open_features(prepare(raw, tmp_path / "out"), ["text"]).gather("text", [1, 2, 3, 4, 5])
+    assert tokens.values[:, 0, 0].tolist() == [1.0, 2.0, 0.0, 4.0, 3.0]
+    assert tokens.mask[:, 0].tolist() == [True, True, False, True, True]  # zeros stand for nothing
 
 
 def refused(raw: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
