@@ -21,9 +21,9 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from odmt.data.pictures import BrokenPictureError, read_picture
 from odmt.encoders import KNOWN, Content, EncoderError, Unreadable
 from odmt.encoders.frozen import choose_device, frozen_inference, hash_weights
-from odmt.encoders.pictures import BrokenPictureError, read_picture
 from odmt.encoders.torchvision_mend import mend_torchvision
 
 __all__ = ["Histogram", "TimmImage"]

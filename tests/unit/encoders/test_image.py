@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +11,12 @@ import torch
 from PIL import Image
 
 from odmt.data.features import open_features
+from odmt.data.pictures import read_picture
 from odmt.encoders import Encoder, EncoderError, Unreadable, load_encoder
 from odmt.encoders.__main__ import main
 from odmt.encoders.image import Histogram
-from odmt.encoders.pictures import MOST_PIXELS, BrokenPictureError, read_picture
 from odmt.encoders.torchvision_mend import mend_torchvision
+from tests.pictures import cut_short, two_halves
 from tests.unit.encoders.conftest import FolderMaker
 
 
@@ -25,70 +24,6 @@ def tokens_of(encoder: Encoder, *paths: Path) -> list[np.ndarray]:
     encoded = encoder.encode(paths)
     assert not any(isinstance(one, Unreadable) for one in encoded)
     return [one for one in encoded if isinstance(one, np.ndarray)]
-
-
-def two_halves(size: tuple[int, int] = (96, 64)) -> Image.Image:
-    """Paint red on the left, blue on the right."""
-    picture = Image.new("RGB", size, (200, 30, 30))
-    picture.paste((30, 30, 200), (size[0] // 2, 0, *size))
-    return picture
-
-
-def colour_at(picture: Image.Image, x: float, y: float) -> tuple[int, ...]:
-    return tuple(np.asarray(picture)[int(y * picture.height), int(x * picture.width)])
-
-
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
-
-
-SAVED: dict[str, Callable[[Image.Image, Path], None]] = {
-    "jpeg": lambda picture, path: picture.save(path, "JPEG", quality=95),
-    "png": lambda picture, path: picture.save(path, "PNG"),
-    "png named jpg": lambda picture, path: picture.save(path, "PNG"),
-    "webp": lambda picture, path: picture.save(path, "WEBP", lossless=True),
-    "gif of two frames": lambda picture, path: picture.save(
-        path, "GIF", save_all=True, append_images=[Image.new("RGB", picture.size)]
-    ),
-    "palette": lambda picture, path: picture.convert("P", palette=Image.Palette.ADAPTIVE).save(path, "PNG"),
-    "cmyk": lambda picture, path: picture.convert("CMYK").save(path, "JPEG", quality=95),
-    "alpha": lambda picture, path: picture.convert("RGBA").save(path, "PNG"),
-    "progressive": lambda picture, path: picture.save(path, "JPEG", quality=95, progressive=True),
-}
-
-
-@pytest.mark.parametrize("kind", SAVED)
-def test_every_kind_reads_as_the_same_picture(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"
-    SAVED[kind](two_halves(), path)
-    read = read_picture(path, side=64)
-    assert read.mode == "RGB"
-    assert read.size == (96, 64)
-    np.testing.assert_allclose(colour_at(read, 0.25, 0.5), (200, 30, 30), atol=25)
-    np.testing.assert_allclose(colour_at(read, 0.75, 0.5), (30, 30, 200), atol=25)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright(orientation: int, tmp_path: Path) -> None:
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    stored = two_halves() if orientation == 1 else two_halves().transpose(turns[orientation])
-    stored.save(tmp_path / "turned.png", exif=exif(orientation))
-    np.testing.assert_array_equal(read_picture(tmp_path / "turned.png", side=64), two_halves())
-
-
-def test_broken_exif_is_no_broken_picture(tmp_path: Path) -> None:
-    two_halves().save(tmp_path / "odd.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\xff\x01\x12\x00\x03")
-    assert read_picture(tmp_path / "odd.jpg", side=64).size == (96, 64)
 
 
 def test_warnings_are_silenced_around_the_threads_not_in_them(tmp_path: Path) -> None:
@@ -100,61 +35,6 @@ def test_warnings_are_silenced_around_the_threads_not_in_them(tmp_path: Path) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(tokens_of(Histogram(), large, large)) == 2
-
-
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
-    ramp = np.linspace(0, 65535, 64, dtype=np.uint16)[None].repeat(8, axis=0)
-    for name in ("ramp.png", "ramp.tif"):
-        Image.fromarray(ramp).save(tmp_path / name)
-        read = np.asarray(read_picture(tmp_path / name, side=8))
-        np.testing.assert_array_equal(read[..., 0], ramp >> 8)
-
-
-def test_float_pictures_are_stretched(tmp_path: Path) -> None:
-    Image.fromarray(np.linspace(-1, 3, 64, dtype=np.float32)[None]).save(tmp_path / "float.tif")
-    read = np.asarray(read_picture(tmp_path / "float.tif", side=8))[0, :, 0]
-    assert (read[0], read[-1]) == (0, 255)
-
-
-def test_transparent_places_are_white(tmp_path: Path) -> None:
-    hidden = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    hidden.save(tmp_path / "hidden.png")
-    assert colour_at(read_picture(tmp_path / "hidden.png", side=8), 0.5, 0.5) == (255, 255, 255)
-
-
-def test_large_jpegs_are_not_decoded_in_full(tmp_path: Path) -> None:
-    two_halves((2000, 1000)).save(tmp_path / "large.jpg")
-    read = read_picture(tmp_path / "large.jpg", side=224)
-    assert read.size == (500, 250)
-    assert read_picture(tmp_path / "large.jpg", side=1000).size == (2000, 1000)
-
-
-def cut_short(path: Path) -> None:
-    data = io.BytesIO()
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(data, path.suffix[1:])
-    path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
-
-
-BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "truncated JPEG": ("a.jpeg", cut_short, "truncated"),
-    "truncated PNG": ("a.png", cut_short, "truncated|damaged"),
-    "truncated WebP": ("a.webp", cut_short, "damaged|not a picture"),
-    "empty": ("a.jpg", lambda path: path.touch(), "not a picture"),
-    "no picture": ("a.jpg", lambda path: path.write_text("<html>404</html>"), "not a picture"),
-    "missing": ("a.jpg", lambda path: None, "the file is missing"),
-    "a folder": ("a.jpg", lambda path: path.mkdir(), "damaged: .*directory"),
-    "too large": ("a.png", lambda path: Image.new("1", (11000, 10000)).save(path), "11000 x 10000 pixels, more than"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_pictures_give_a_reason(case: str, tmp_path: Path) -> None:
-    name, make, reason = BROKEN[case]
-    make(tmp_path / name)
-    with pytest.raises(BrokenPictureError, match=reason):
-        read_picture(tmp_path / name, side=64)
-    assert MOST_PIXELS < 11000 * 10000
 
 
 def test_a_truncated_jpeg_is_a_missing_modality(

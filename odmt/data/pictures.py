@@ -17,6 +17,9 @@ MOST_PIXELS = 100_000_000
 # What PIL's decoders raise for files that are damaged or of no known kind.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
+MARKS = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP"}
+HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"}
+
 
 class BrokenPictureError(ValueError):
     """Say why a picture cannot be read."""
@@ -45,9 +48,25 @@ def read_picture(path: Path, *, side: int) -> Image.Image:
     except FileNotFoundError as error:
         raise BrokenPictureError("the file is missing") from error
     except Image.UnidentifiedImageError as error:
-        raise BrokenPictureError("not a picture of a kind that PIL knows") from error
+        raise BrokenPictureError(_foreign(path)) from error
     except DAMAGED as error:
         raise BrokenPictureError(f"damaged: {error}") from error
+
+
+def _foreign(path: Path) -> str:
+    """Say what a file is that PIL does not know."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "not a picture: the file is empty"
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC:
+        return "a HEIC picture, which PIL cannot decode; convert it to JPEG"
+    for mark, kind in MARKS.items():
+        if start.startswith(mark):
+            return f"damaged: it starts as a {kind} picture, but cannot be read as one"
+    if start.lstrip().startswith(b"<"):
+        return "not a picture but a page of HTML or XML"
+    return "not a picture of a kind that PIL knows"
 
 
 def _upright(picture: Image.Image) -> Image.Image:
