@@ -22,8 +22,9 @@ LAYOUT = """KuaiRand, from https://kuairand.com (Pure, 1K, 27K): the unpacked ar
   video_features_basic_*.csv       optional: author_id, upload_dt, video_duration, music_id, tag, ... for --columns
   video_features_statistic_*.csv   optional: counters of what the logs hold, which leak; for --columns
 
-Without captions and categories, which were published later, items have no text. An event is a row whose --signal is
-at least --min-rating (1 by default); --min-rating 0 takes every exposure for an event."""
+Text: {caption}. {show_cover_text}. {first_level_category_name}. {second_level_category_name}, of those that are there;
+without captions and categories, which were published apart from the logs, items have none.
+An event is a row whose --signal is at least --min-rating (1 by default); --min-rating 0 takes every exposure."""
 
 LOG_COLUMNS = (
     "user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "is_follow", "is_comment",

@@ -25,7 +25,8 @@ LAYOUT = """KuaiRec, from https://kuairec.com: the unpacked archive or its folde
   big_matrix.csv, small_matrix.csv   plays: user_id,video_id,...,timestamp,watch_ratio; choose with --matrix
   kuairec_caption_category.csv       optional: captions and categories; without it, items have no text
 
-A play is an event if the video was watched at least --min-rating times over (2 by default, the authors' "like")."""
+A play is an event if the video was watched at least --min-rating times over (2 by default, the authors' "like").
+Text: {caption}. {manual_cover_text}. {first_level_category_name}"""
 
 ROLES = {"user_id": "user", "video_id": "item", "timestamp": "time", "watch_ratio": "rating"}
 CAPTIONS = "kuairec_caption_category.csv"

@@ -19,7 +19,9 @@ LAYOUT = """MovieLens, from https://grouplens.org/datasets/movielens: the unpack
   interactions.tsv, items.tsv (or .gz), with headers user_id item_id timestamp and item_id title
 
 and, where you have them, pictures named by movie (posters/1.jpg) in posters/ or images/.
-Every rating is an event, whatever its stars; --min-rating 4 keeps what people liked."""
+RecBole's copies (ml-100k.inter) are for the adapter `recbole`.
+
+Every rating is an event, whatever its stars; --min-rating 4 keeps what people liked. Text: {title}. {genres}"""
 
 NO_GENRES = "(no genres listed)"
 GENRES = (

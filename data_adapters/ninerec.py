@@ -24,8 +24,8 @@ Bili_Movie, Bili_Cartoon, Bili_Music, KU, QB, TN, DY. For a set X, in one folder
   X_item.csv        item, Chinese text, English text
   X_cover/v2.jpg    covers, named by item (Source_Bili_2M_cover is of Bili_2M and Bili_500K)
 
-X_pair.csv is read where it has times or is alone, else X_behaviour.tsv. Choose with --domain where several X are
-there."""
+X_pair.csv is read where it has times or is alone, else X_behaviour.tsv. Where several X are there, choose with
+--domain. Text: {en} or {zh}, by --language."""
 
 KINDS = ("pair.csv", "behaviour.tsv")
 SHARED_COVERS = {"Bili_500K": "Bili_2M"}

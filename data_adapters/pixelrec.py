@@ -22,7 +22,7 @@ In one folder, or in folders of it whatever their names:
   Pixel200K.csv   item information: item_id,view_number,...,barrage_number,title,tag,description
   cover/i12.jpg   covers, named by item; any folder whose name has "cover" or "image" in it
 
-Where interactions of several sets are there, choose with --subset."""
+Where interactions of several sets are there, choose with --subset. Text: {title}. {tag}. {description}"""
 
 EVENT_COLUMNS = ("item_id", "user_id", "timestamp")
 COUNTERS = (

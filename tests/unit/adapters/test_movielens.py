@@ -141,11 +141,11 @@ def test_reads_the_pair_of_plain_files(tmp_path: Path) -> None:
     lines = "".join(f"{user}\t{movie}\t{time}\n" for user, movie, _, time in RATINGS)
     files = {
         "interactions.tsv.gz": gzip.compress(f"user_id\titem_id\ttimestamp\n{lines}".encode()),
-        "items.tsv": 'item_id\ttitle\n1\t"Toy" Story\n7\tMis\ufffdrables, Les\n318\tA, B\n'.encode(),
+        "items.tsv": 'item_id\ttitle\n1\t"Toy" Story\n7\tWings of Courage (\ufffd)\n318\tA, B\n'.encode(),
     }
     dataset = prepare(tmp_path / "raw", files)
     assert histories(dataset) == HISTORIES
-    assert dataset.texts() == ['"Toy" Story', "Mis\ufffdrables, Les", "A, B", None]
+    assert dataset.texts() == ['"Toy" Story', "Wings of Courage (\ufffd)", "A, B", None]
     assert dataset.info.notes["titles with a letter lost (U+FFFD)"] == "1"
 
 
