@@ -47,7 +47,8 @@ def add_column_arguments(parser: ArgumentParser) -> None:
     """Add --user, --item, --time, --rating and --in-order."""
     add = parser.add_argument_group("which columns").add_argument
     for role, names in USUAL_NAMES.items():
-        add(f"--{role}", metavar="COLUMN", help=f"default: the first that is there of {', '.join(names)}")
+        only = "; read where --min-rating asks" if role == "rating" else ""
+        add(f"--{role}", metavar="COLUMN", help=f"default: the first that is there of {', '.join(names)}{only}")
     add("--in-order", action="store_true", help="take rows as they stand, oldest first, and no time")
 
 

@@ -37,7 +37,7 @@ def test_is_done_once(tmp_path: Path) -> None:
     assert extract(tmp_path / "out/pictures", {"of": "x", "bytes": 3}, two) == 2
     assert {p.name for p in (tmp_path / "out/pictures").iterdir()} == {"1.png", "2.png", "extracted.json"}
     assert extract(tmp_path / "out/pictures", {"of": "x", "bytes": 3}, lambda: pytest.fail("read again")) == 2
-    with pytest.raises(ReleaseError, match="holds pictures of {'of': 'x', 'bytes': 3}, not of {'of': 'y'}; remove it"):
+    with pytest.raises(ReleaseError, match=r"holds pictures of {'of': 'x', 'bytes': 3}, not of {'of': 'y'}; remove it"):
         extract(tmp_path / "out/pictures", {"of": "y"}, two)
 
 
