@@ -190,7 +190,7 @@ def test_rows_in_order(tmp_path: Path) -> None:
         (["--events", "events.csv", "--in-order"], ["--in-order takes no time"]),
         (["--events", "events.csv", "--text", "{title}"], ["no field 'title'"]),
         (["--events", "events.csv", "--items", "items.csv", "--item-id", "key"], ["items.csv: no column 'key'"]),
-        (["--events", "events.csv", "--items", "items.csv", "--text", "{nam}"], ["did you mean 'name'?"]),
+        (["--events", "events.csv", "--items", "items.csv", "--text", "{names}"], ["did you mean 'name'?"]),
         (["--events", "events.csv", "--items", "items.csv", "--image", "{cover}.jpg"], ["no field 'cover'"]),
     ],
 )  # fmt: skip
