@@ -47,10 +47,13 @@ class Template:
     def render(self, values: Mapping[str, str | None]) -> str | None:
         """Return the text, or None where every field is empty."""
         text = ""
-        for before, name, form in self._parts:
+        for place, (before, name, form) in enumerate(self._parts):
             value = (values.get(name) or "").strip()
-            if value:
-                text += (before if text or before.strip() else before.lstrip()) + format(value, form)
+            if not value:
+                continue
+            if text and text[-1] in ".!?" and before.startswith("."):
+                before = before[1:]  # "Really?. Acme" reads badly
+            text += (before if text or place == 0 else "") + format(value, form)
         return text + self._end if text else None
 
 
@@ -99,7 +102,7 @@ class MediaFinder:
     """
 
     def __init__(self, media: Media, root: Path, fields: Sequence[str], *, modality: str) -> None:
-        self.root, self.modality = root, modality
+        self.root, self.modality = root.resolve(), modality
         self.absent = 0
         """Paths that were named by an item but are not there."""
         self.sources: list[FileRecord] = []
@@ -110,7 +113,7 @@ class MediaFinder:
         for folder in media.folders:
             if not folder.is_dir():
                 raise ReleaseError(f"no folder at {folder} for {modality} files; name the one that holds them")
-            self._list(folder, [suffix.lower() for suffix in media.suffixes])
+            self._list(folder.resolve(), [suffix.lower() for suffix in media.suffixes])
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ class Engine:
                     "TimeZone": "UTC",
                 },
             )
-        except duckdb.Error as error:
+        except duckdb.ParserException as error:
             raise ReleaseError(f"--memory {memory}: {str(error).splitlines()[0]}; write a size such as 2GB") from error
 
     def __enter__(self) -> Engine:

@@ -93,43 +93,44 @@ def _without_repeats(policy: str) -> str:
 def _keep_core(engine: Engine, options: Options, dropped: dict[str, int], *, where: str) -> None:
     """Leave out short users and rare items until neither changes; the events of who is left are the core."""
     fewest = max(options.min_events, options.k_core)
-    users, items, events = engine.one("SELECT count(DISTINCT u), count(DISTINCT i), count(*) FROM numbered")
-    (longest,) = engine.one("SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM numbered GROUP BY u)")
-    _replace(engine, "kept_items", "SELECT DISTINCT i FROM numbered")
-    rare = "SEMI JOIN kept_items USING (i)" if options.k_core > 1 else ""
-    kept = (-1, -1)
-    while True:
-        _replace(
-            engine,
-            "kept_users",
-            f"SELECT u, count(*) AS n FROM numbered {rare} GROUP BY u HAVING count(*) >= {fewest}",
-            label="users with enough events",
-        )
-        if options.k_core > 1:
-            _replace(
-                engine,
-                "kept_items",
-                "SELECT i FROM numbered SEMI JOIN kept_users USING (u) SEMI JOIN kept_items USING (i) GROUP BY i "
-                f"HAVING count(*) >= {options.k_core}",
-                label="items with enough events",
-            )
-        now = engine.one("SELECT (SELECT count(*) FROM kept_users), (SELECT count(*) FROM kept_items)")
-        if options.k_core == 1 or now == kept:
-            break
-        kept = now
-    if not now[0]:
-        _refuse_empty(options, users, longest, where)
-    (left,) = engine.one("SELECT sum(n)::BIGINT FROM kept_users")
+    _replace(engine, "lengths", "SELECT u, count(*) AS n FROM numbered GROUP BY u", label="history lengths")
+    users, events, longest = engine.one(
+        "SELECT count(*), coalesce(sum(n), 0)::BIGINT, coalesce(max(n), 0) FROM lengths"
+    )
+    _replace(engine, "kept_users", f"SELECT * FROM lengths WHERE n >= {fewest}")
+    items_left_out = 0
     if options.k_core > 1:
-        dropped[f"users outside the {options.k_core}-core, or with fewer than {options.min_events} events"] = (
-            users - now[0]
-        )
-        dropped[f"items outside the {options.k_core}-core"] = items - now[1]
-        dropped["events of those users and items"] = events - left
+        (items,) = engine.one("SELECT count(DISTINCT i) FROM numbered")
+        items_left_out = items - _shrink_to_core(engine, options, fewest)
+    (left,) = engine.one("SELECT count(*) FROM kept_users")
+    if not left:
+        _refuse_empty(options, users, longest, where)
+    (kept,) = engine.one("SELECT sum(n)::BIGINT FROM kept_users")
+    if options.k_core > 1:
+        users_left_out = f"users outside the {options.k_core}-core, or with fewer than {options.min_events} events"
+        dropped[users_left_out] = users - left
+        dropped[f"items outside the {options.k_core}-core"] = items_left_out
+        dropped["events of those users and items"] = events - kept
         _keep(engine, "SELECT * FROM numbered SEMI JOIN kept_users USING (u) SEMI JOIN kept_items USING (i)")
     else:
-        dropped[f"users with fewer than {options.min_events} events"] = users - now[0]
-        dropped["events of those users"] = events - left
+        dropped[f"users with fewer than {options.min_events} events"] = users - left
+        dropped["events of those users"] = events - kept
+
+
+def _shrink_to_core(engine: Engine, options: Options, fewest: int) -> int:
+    """Leave out users and items in turns until neither changes; return how many items are left."""
+    before = (-1, -1)
+    _replace(engine, "kept_items", "SELECT DISTINCT i FROM numbered")
+    while True:
+        among = "SELECT {} FROM numbered SEMI JOIN kept_users USING (u) SEMI JOIN kept_items USING (i) GROUP BY {}"
+        rare = f"{among.format('i', 'i')} HAVING count(*) >= {options.k_core}"
+        _replace(engine, "kept_items", rare, label="items with enough events")
+        short = f"{among.format('u, count(*) AS n', 'u')} HAVING count(*) >= {fewest}"
+        _replace(engine, "kept_users", short, label="users with enough events")
+        now = engine.one("SELECT (SELECT count(*) FROM kept_users), (SELECT count(*) FROM kept_items)")
+        if now == before:
+            return now[1]
+        before = now
 
 
 def _refuse_empty(options: Options, users: int, longest: int, where: str) -> None:

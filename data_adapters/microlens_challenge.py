@@ -40,6 +40,8 @@ SELECT rows.user_id AS user, rows.items FROM rows JOIN best ON rows.file = best.
 """
 NEXT = "CASE WHEN label = 1 THEN list_append(item_seq, item_id) ELSE item_seq END"
 
+ROLES = ("user", "items")
+
 
 def is_challenge(raw: Path) -> bool:
     """Return whether `raw` holds the challenge's files."""
@@ -75,16 +77,16 @@ def _events(raw: Path) -> tuple[Batches, str]:
     sequences = _find(raw, SEQUENCES)
     if sequences:
         _check(sequences, "user_id", "item_seq")
-        return Batches(sequences, lambda: _histories([sequences], "item_seq")), sequences.name
+        return Batches(sequences, lambda: _histories([sequences], "item_seq"), ROLES), sequences.name
     paths = [path for name in SPLITS if (path := _find(raw, name))]
     if not paths:
         raise ReleaseError(f"{raw}: neither {SEQUENCES} nor {FOLDER}/{SPLITS[0]}; download one of them")
     for path in paths:
         _check(path, "user_id", "item_seq", "item_id")
     _check(paths[0], "label")
-    # the folder stands for all of its files, unless it may hold the pictures, too
-    source = paths[0].parent if paths[0].parent.name == FOLDER else paths[0]
-    return Batches(source, lambda: _histories(paths, NEXT)), ", ".join(path.name for path in paths)
+    return Batches(paths[0], lambda: _histories(paths, NEXT), ROLES, also=paths[1:]), ", ".join(
+        path.name for path in paths
+    )
 
 
 def _histories(paths: list[Path], sequence: str) -> Iterator[pa.RecordBatch]:

@@ -61,8 +61,9 @@ class Options:
     @classmethod
     def of(cls, arguments: Namespace) -> Options:
         """Take the options from a parsed command line."""
-        given = {spec.name: getattr(arguments, spec.name) for spec in fields(cls)}
-        return cls(**given | {"columns": tuple(given["columns"])})
+        given: dict[str, Any] = {spec.name: getattr(arguments, spec.name) for spec in fields(cls)}
+        given["columns"] = tuple(given["columns"])
+        return cls(**given)
 
     def recorded(self) -> dict[str, str]:
         """Return the options as dataset.yaml records them."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from data_adapters.release import ReadyFeatures
 from data_adapters.text_files import ReleaseError
 from odmt.data.feature_writer import FeatureWriter
-from odmt.data.format import Dataset, hash_file
+from odmt.data.format import Dataset
 from odmt.data.tokens import FeatureError
 
 __all__ = ["write_features"]
@@ -18,27 +19,27 @@ __all__ = ["write_features"]
 ROWS = 4096
 
 
-def write_features(dataset: Dataset, features: Sequence[ReadyFeatures]) -> None:
+def write_features(dataset: Dataset, features: Sequence[ReadyFeatures], hashes: Mapping[Path, str]) -> None:
     """Write each of `features` as a feature folder of `dataset`: one token per item, none for items without a row.
 
-    A row of zeros stands for missing content, as in the published files.
+    `hashes` gives the sha256 of each file. A row of zeros stands for missing content, as in the published files.
 
     Raises:
         ReleaseError: where a file's shape does not fit its ids, or its values do not fit float16.
     """
     for ready in features:
         try:
-            _write(dataset, ready)
+            _write(dataset, ready, hashes[ready.path])
         except FeatureError as error:
             raise ReleaseError(f"{ready.path}: {error}") from error
 
 
-def _write(dataset: Dataset, ready: ReadyFeatures) -> None:
+def _write(dataset: Dataset, ready: ReadyFeatures, sha256: str) -> None:
     values = ready.load()
     if values.ndim != 2 or len(values) != len(ready.ids):
         raise ReleaseError(
-            f"{ready.path}: holds {list(values.shape)}, expected one row for each of {len(ready.ids)} items; it belongs "
-            "to another release, or was not downloaded whole"
+            f"{ready.path}: holds {list(values.shape)}, expected one row for each of {len(ready.ids)} items; it "
+            "belongs to another release, or was not downloaded whole"
         )
     row_of = {item: row for row, item in enumerate(ready.ids)}
     recipe = {
@@ -46,7 +47,7 @@ def _write(dataset: Dataset, ready: ReadyFeatures) -> None:
         "dataset": dataset.content_fingerprint(ready.modality),
         "encoder": ready.encoder,
         "width": int(values.shape[1]),
-        "settings": {"published": ready.path.name, "sha256": hash_file(ready.path)},
+        "settings": {"published": ready.path.name, "sha256": sha256},
     }
     rows = np.array([row_of.get(item, -1) for item in dataset.ids()])
     with FeatureWriter(dataset.path / "features", recipe=recipe, num_items=dataset.num_items) as writer:

@@ -165,7 +165,9 @@ def _events(path: Path, fields: Mapping[str, str], columns: Mapping[str, str]) -
 
 def _sequence_events(paths: Sequence[Path], columns: Mapping[str, str]) -> list[EventFile]:
     def batches(place: int) -> Batches:
-        return Batches(paths[place], lambda: read_sequences(paths[place], paths[place + 1 :], columns))
+        return Batches(
+            paths[place], lambda: read_sequences(paths[place], paths[place + 1 :], columns), ("user", "items")
+        )
 
     return [batches(place) for place in range(len(paths))]
 

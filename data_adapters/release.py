@@ -89,6 +89,10 @@ class Batches:
     path: Path
     """The file or folder they come from."""
     read: Callable[[], Iterator[pa.RecordBatch]]
+    roles: Sequence[str]
+    """The names of their columns."""
+    also: Sequence[Path] = ()
+    """Further files that they come from."""
 
 
 EventFile = Delimited | JsonLines | Parquet | Batches
@@ -103,6 +107,8 @@ class Catalogue:
 
     path: Path
     read: Callable[[], Iterator[tuple[str, Mapping[str, str | None]]]]
+    fields: Sequence[str] = ()
+    """Where given, the file is left alone unless one of them is needed."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Everything goes into a sibling folder, is flushed to the disk, and takes its final name by one rename, so that a crash
 or a full disk leaves no folder that `open_dataset` would read. However the process dies, a small child process that
-waits for its end removes the sibling.
+waits for its end removes the sibling; where that dies too, the next writer does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from odmt.data.folder_name import LOCK, check_free, clear_leftovers, flush, lock, take_name
 from odmt.data.growing import GrowingArray, GrowingTable, check_items
 from odmt.data.manifest import MODALITIES, DatasetError, DatasetInfo, FileRecord, hash_media
 from odmt.data.reading import ARRAYS, CHUNK, Dataset, open_dataset
@@ -47,9 +48,11 @@ class DatasetWriter:
         self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
 
     def __enter__(self) -> DatasetWriter:
-        _check_free(self.path, overwrite=self.overwrite)
+        clear_leftovers(self.path)
+        check_free(self.path, overwrite=self.overwrite)
         try:
             (self.partial / "histories").mkdir(parents=True)
+            self._lock = lock(self.partial / LOCK)
             self._janitor = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", WAIT_AND_REMOVE, str(self.partial.absolute())],
                 stdin=subprocess.PIPE,
@@ -71,6 +74,7 @@ class DatasetWriter:
     ) -> None:
         for part in (*self._arrays.values(), self._users, self._items):
             part.abandon()
+        self._lock.close()
         self._clean()
         if isinstance(error, OSError):
             raise self._failed(error) from error
@@ -78,9 +82,7 @@ class DatasetWriter:
     @property
     def scratch(self) -> Path:
         """A folder for work files on the same disk; it is gone when the dataset is there."""
-        folder = self.partial / "scratch"
-        folder.mkdir(exist_ok=True)
-        return folder
+        return self.partial / "scratch"
 
     def add_users(self, ids: Sequence[str], lengths: Int[np.ndarray, " users"]) -> None:
         """Add the vendor's ids of users and how many events each of them has."""
@@ -104,10 +106,10 @@ class DatasetWriter:
 
     def add_items(self, columns: Mapping[str, Sequence[Any] | pa.Array]) -> None:
         """Add items: `id`, and any of `text`, `image`, `video`, `audio`, and further columns (see `write_dataset`)."""
-        given = {name: v.to_pylist() if isinstance(v, pa.Array) else v for name, v in columns.items()}
+        arrays: dict[str, Any] = {name: v for name, v in columns.items() if isinstance(v, pa.Array)}
+        given = {name: arrays[name].to_pylist() if name in arrays else v for name, v in columns.items()}
         check_items(given)
-        types = {name: v.type for name, v in columns.items() if isinstance(v, pa.Array)}
-        self._items.append(given, types)
+        self._items.append(given, {name: v.type for name, v in arrays.items()})
 
     def seal(self, *, name: str, tie_rule: str, media_root: str | Path = ".", **about: Any) -> Dataset:
         """Check the whole, write dataset.yaml (`about`: further fields of `DatasetInfo`) and open it where it lies.
@@ -143,9 +145,10 @@ class DatasetWriter:
 
     def publish(self) -> Dataset:
         """Give the sealed folder its name; of a folder that it replaces, keep features of the same content."""
+        check_free(self.path, overwrite=self.overwrite)  # another writer may have been faster
         try:
             shutil.rmtree(self.partial / "scratch", ignore_errors=True)
-            _take_name(self.partial, self.path)
+            take_name(self.partial, self.path)
         except OSError as error:
             raise self._failed(error) from error
         return open_dataset(self.path)
@@ -215,7 +218,7 @@ class DatasetWriter:
         recorded = replace(info, files=tuple(FileRecord.of(self.partial / n, name=n) for n in names))
         (self.partial / "dataset.yaml").write_text(recorded.dump(), encoding="utf-8")
         for name in [*names, "dataset.yaml", "histories", "."]:
-            _flush(self.partial / name)
+            flush(self.partial / name)
 
     def _clean(self) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -236,56 +239,3 @@ def _chunks(path: Path) -> Iterator[np.ndarray]:
         _, _, dtype = np.lib.format.read_array_header_1_0(file)
         while len(part := np.fromfile(file, dtype, CHUNK)):
             yield part
-
-
-def _check_free(path: Path, *, overwrite: bool) -> None:
-    if not path.exists():
-        return
-    if path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
-    elif not overwrite:
-        raise DatasetError(f"{path} exists; name another folder, or overwrite it (--overwrite)")
-    elif not (path / "dataset.yaml").is_file():
-        raise DatasetError(
-            f"{path} exists and is no dataset folder (no dataset.yaml), so it is not overwritten; name another folder"
-        )
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _take_name(partial: Path, path: Path) -> None:
-    open_dataset(partial)  # what cannot be opened must not replace what can
-    if not path.exists():
-        os.rename(partial, path)
-    else:
-        replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-        os.rename(path, replaced)
-        try:
-            os.rename(partial, path)
-        except OSError:
-            os.rename(replaced, path)
-            raise
-        _keep_features(replaced, path)
-        shutil.rmtree(replaced)
-    _flush(path.parent)
-
-
-def _keep_features(replaced: Path, path: Path) -> None:
-    try:
-        old, new = open_dataset(replaced), open_dataset(path)
-    except DatasetError:
-        return  # a damaged folder cannot say what its features were made from
-    for modality in old.info.modalities.keys() & new.info.modalities.keys():
-        if old.content_fingerprint(modality) != new.content_fingerprint(modality):
-            continue
-        for cache in (replaced / "features" / modality).glob("*"):
-            kept = path / "features" / modality / cache.name
-            if not kept.exists():
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(cache, kept)

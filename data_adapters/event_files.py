@@ -1,0 +1,173 @@
+"""How each kind of event file is read: as SQL over text, and line by line with the same rules."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from data_adapters.release import Batches, Delimited, EventFile, JsonLines, Parquet
+from data_adapters.text_files import ReleaseError, first_record, read_json_lines, read_records
+
+__all__ = ["NUMBER", "Reader", "column_name", "is_date", "open_batches", "open_events", "quoted", "roles_of", "walk"]
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one file is read: SQL that yields its roles as text, and the same as records with line numbers."""
+
+    file: EventFile
+    roles: Mapping[str, str]
+    """Per role, the SQL expression of its text."""
+    source: str
+    """What SQL selects from."""
+
+
+def roles_of(file: EventFile) -> set[str]:
+    """Return the roles that a file gives."""
+    if isinstance(file, Batches):
+        return set(file.roles)
+    return set(file.columns)
+
+
+def open_events(file: EventFile) -> Reader:
+    """Look at a file's header, or first line, and say how it is read.
+
+    Raises:
+        ReleaseError: where a column is not there; names those that are.
+    """
+    match file:
+        case Delimited():
+            return _delimited(file)
+        case JsonLines():
+            _, first = next(read_json_lines(file.path))
+            names = {role: _named(role, choices, list(first), file.path) for role, choices in file.columns.items()}
+            columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in dict.fromkeys(names.values()))
+            source = (
+                f"read_json({quoted(str(file.path))}, format='newline_delimited', columns={{{columns}}}, "
+                "maximum_object_size=268435456)"
+            )
+            return Reader(file, {role: column_name(name) for role, name in names.items()}, source)
+        case Parquet():
+            source = f"read_parquet({quoted(str(file.path))})"
+            try:
+                present = [row[0] for row in duckdb.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+            except duckdb.Error as error:
+                raise ReleaseError(f"{file.path}: not a readable parquet file ({error}); download it again") from error
+            names = {role: _named(role, choices, present, file.path) for role, choices in file.columns.items()}
+            return Reader(
+                file,
+                {r: column_name(n) if r == "items" else f"{column_name(n)}::VARCHAR" for r, n in names.items()},
+                source,
+            )
+        case Batches():
+            roles = {r: column_name(r) if r == "items" else f"{column_name(r)}::VARCHAR" for r in file.roles}
+            return Reader(file, roles, "batches")
+
+
+def _delimited(file: Delimited) -> Reader:
+    first = first_record(file.path, delimiter=file.delimiter, quote=file.quote)
+    positions, header = _positions(file, first)
+    names = [f"c{place}" for place in range(len(first))]
+    columns = ", ".join(f"'{name}': 'VARCHAR'" for name in names)
+    source = (
+        f"read_csv({quoted(str(file.path))}, auto_detect=false, delim={quoted(file.delimiter)}, "
+        f"quote={quoted(file.quote)}, escape={quoted(file.quote)}, header={header}, columns={{{columns}}}, "
+        f"max_line_size={1 << 26}, strict_mode=true, null_padding=false, nullstr=''"
+        + (", buffer_size=268435456" if "items" in positions else "")
+        + ")"
+    )
+    return Reader(file, {role: f"c{place}" for role, place in positions.items()}, source)
+
+
+def _positions(file: Delimited, first: Sequence[str]) -> tuple[dict[str, int], bool]:
+    """Say where each role stands, and whether the first line is a header."""
+    named = {
+        role: first.index(name)
+        for role, choices in file.columns.items()
+        for name in [next((c for c in choices if isinstance(c, str) and c in first), None)]
+        if name is not None
+    }
+    if len(named) == len(file.columns):
+        return named, True
+    placed = {role: c for role, choices in file.columns.items() for c in choices if isinstance(c, int)}
+    missing = [role for role in file.columns if role not in named and role not in placed]
+    too_far = [role for role, place in placed.items() if place >= len(first) and role not in named]
+    if missing or too_far:
+        role = (missing or too_far)[0]
+        choices = " or ".join(repr(c) for c in file.columns[role] if isinstance(c, str)) or f"field {placed[role] + 1}"
+        raise ReleaseError(
+            f"{file.path}, line 1: {len(first)} fields separated by {file.delimiter!r} "
+            f"({', '.join(first)[:120]}), none of which is {choices} ({role}); check delimiter and header"
+        )
+    numbers = [place for role, place in placed.items() if role in ("time", "rating")]
+    is_header = bool(named) or any(
+        not NUMBER.fullmatch(first[place]) and not is_date(first[place]) for place in numbers
+    )
+    return {role: named.get(role, placed.get(role, 0)) for role in file.columns}, is_header
+
+
+def _named(role: str, choices: tuple[str | int, ...], present: Sequence[str], path: Path) -> str:
+    for name in choices:
+        if isinstance(name, str) and name in present:
+            return name
+    wanted = " or ".join(repr(name) for name in choices if isinstance(name, str))
+    raise ReleaseError(f"{path}: no column {wanted} ({role}); it has {', '.join(present)}")
+
+
+def walk(reader: Reader) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, values by role) of a text file, as the fast pass should have seen them."""
+    file = reader.file
+    if isinstance(file, JsonLines):
+        for number, record in read_json_lines(file.path):
+            yield number, {role: record.get(name.strip('"')) for role, name in reader.roles.items()}
+    elif isinstance(file, Delimited):
+        first = first_record(file.path, delimiter=file.delimiter, quote=file.quote)
+        positions, header = _positions(file, first)
+        for place, (number, fields) in enumerate(read_records(file.path, delimiter=file.delimiter, quote=file.quote)):
+            if place == 0 and header:
+                continue
+            if len(fields) != len(first):
+                raise ReleaseError(
+                    f"{file.path}, line {number}: {len(fields)} fields separated by {file.delimiter!r} where "
+                    f"{len(first)} are expected: {file.delimiter.join(fields)[:80]!r}; a line is cut or has another "
+                    "delimiter: download the file again, or rewrite it with one delimiter"
+                )
+            yield number, {role: fields[place] for role, place in positions.items()}
+
+
+def column_name(name: str) -> str:
+    """Quote a name for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quoted(text: str) -> str:
+    """Quote a text for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def open_batches(file: EventFile) -> pa.RecordBatchReader | None:
+    """Return the batches of a file that only Python can read, None for others."""
+    if not isinstance(file, Batches):
+        return None
+    rest = file.read()
+    first = next(rest)
+    return pa.RecordBatchReader.fromopen_batches(first.schema, itertools.chain([first], rest))
+
+
+def is_date(value: str) -> bool:
+    """Say whether a text is a date, or a date and time, in ISO form."""
+    try:
+        datetime.fromisoformat(value.strip())
+    except ValueError:
+        return False
+    return True

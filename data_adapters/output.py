@@ -1,0 +1,172 @@
+"""Stream what was chosen into the dataset folder: histories in order, items with their text and media."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from data_adapters.content import MediaFinder, Template, clean_html
+from data_adapters.engine import Engine
+from data_adapters.options import Options
+from data_adapters.release import Release
+from odmt.data.format import MODALITIES, DatasetWriter
+
+__all__ = ["Catalogue", "media_root", "write_histories"]
+
+ROWS = 1 << 14
+"""Items handled at a time."""
+DAY = 86_400_000
+
+
+def write_histories(engine: Engine, writer: DatasetWriter, *, keep_times: bool) -> str:
+    """Stream users and events into the folder; return the resolution of times."""
+    users = "SELECT user::VARCHAR AS user, n FROM kept_users JOIN user_ids USING (u) ORDER BY u"
+    for batch in engine.stream(users):
+        writer.add_users(batch.column("user").to_pylist(), batch.column("n").to_numpy())
+    (num_items,) = engine.one("SELECT count(*) FROM item_ids")
+    (num_events,) = engine.one("SELECT sum(n)::BIGINT FROM kept_users")
+    row_of = np.zeros(num_items, np.int32)
+    for row, batch in _counted(engine.stream("SELECT i FROM kept_items ORDER BY i")):
+        row_of[batch.column("i").to_numpy()] = np.arange(row + 1, row + 1 + batch.num_rows)
+    whole = {"whole days": DAY, "whole seconds": 1000}
+    events = "SELECT i, time FROM numbered SEMI JOIN kept_users USING (u) ORDER BY u, time, place"
+    with tqdm(total=num_events, desc="sorting", unit=" events", unit_scale=True, disable=None) as bar:
+        for batch in engine.stream(events):
+            times = batch.column("time").to_numpy(zero_copy_only=False) if keep_times else None
+            writer.add_events(row_of[batch.column("i").to_numpy()], times)
+            if times is not None:
+                whole = {name: step for name, step in whole.items() if not (times % step).any()}
+            bar.update(batch.num_rows)
+    return next(iter(whole), "milliseconds") if keep_times else ""
+
+
+def _counted(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    row = 0
+    for batch in batches:
+        yield row, batch
+        row += batch.num_rows
+
+
+def media_root(release: Release) -> Path:
+    """The folder above all media: the release, unless some lie elsewhere."""
+    folders = [folder for media in release.media.values() for folder in media.folders]
+    return Path(os.path.commonpath([path.resolve() for path in (release.media_root, *folders)]))
+
+
+class Catalogue:
+    """Join the fields of catalogues with the kept items and write them as rows of items.parquet."""
+
+    def __init__(
+        self,
+        release: Release,
+        options: Options,
+        text: Template | None,
+        finders: Mapping[str, MediaFinder],
+    ) -> None:
+        self.release, self.options, self.text, self.finders = release, options, text, finders
+        needed = [*(text.names if text else ()), *(n for f in finders.values() for n in f.names), *options.columns]
+        self.fields = [name for name in dict.fromkeys(needed) if name != "id"]
+        self.needed = [
+            c for c in release.catalogues if not {*c.fields}.isdisjoint(self.fields) or (self.fields and not c.fields)
+        ]
+        """The files to read."""
+        self.columns = [m for m in MODALITIES if m in finders or (m == "text" and text)]
+        self.columns += [f.modality for f in release.features if f.modality not in self.columns]
+
+    def write(self, engine: Engine, writer: DatasetWriter) -> dict[str, int]:
+        """Write the kept items; return what was not used of the catalogues."""
+        unmatched = self._collect(engine)
+        listed = ", ".join(
+            f"arg_min(f{k}, place) FILTER (WHERE f{k} IS NOT NULL) AS f{k}" for k in range(len(self.fields))
+        )
+        (total,) = engine.one("SELECT count(*) FROM kept_items")
+        sql = (
+            f"SELECT item::VARCHAR AS id{', ' if listed else ''}{listed} FROM kept_items JOIN item_ids USING (i) "
+            "LEFT JOIN content ON content.id = item_ids.item::VARCHAR GROUP BY i, item ORDER BY i"
+        )
+        with tqdm(total=total, desc="items", unit=" items", disable=None) as bar:
+            for batch in engine.stream(sql):
+                for begin in range(0, batch.num_rows, ROWS):
+                    rows = batch.slice(begin, ROWS)
+                    self._write_rows(rows, writer)
+                    bar.update(rows.num_rows)
+        dropped = {"catalogue rows of items without a kept event": unmatched} if self.needed else {}
+        return dropped | {
+            f"{m} files that items name but are not there": f.absent for m, f in self.finders.items() if f.names
+        }
+
+    def _collect(self, engine: Engine) -> int:
+        columns = "".join(f", f{k} VARCHAR" for k in range(len(self.fields)))
+        engine.run(f"CREATE TABLE content (place BIGINT, id VARCHAR{columns})")
+        engine.run("CREATE TABLE wanted AS SELECT item::VARCHAR AS id FROM kept_items JOIN item_ids USING (i)")
+        place = 0
+        for catalogue in self.needed:
+            rows = catalogue.read()
+            while piece := list(itertools.islice(rows, ROWS)):
+                table = {
+                    "place": pa.array(range(place, place + len(piece)), pa.int64()),
+                    "id": pa.array([self._id(item) for item, _ in piece], pa.string()),
+                } | {
+                    f"f{k}": pa.array([(values.get(name) or "").strip() or None for _, values in piece], pa.string())
+                    for k, name in enumerate(self.fields)
+                }
+                engine.run(
+                    "INSERT INTO content SELECT * FROM batches SEMI JOIN wanted USING (id)", batches=pa.table(table)
+                )
+                place += len(piece)
+        (kept,) = engine.one("SELECT count(*) FROM content")
+        return place - kept
+
+    def _id(self, item: str) -> str:
+        item = item.strip()
+        if self.release.integer_ids and item.isdecimal():
+            return str(int(item))
+        return item.rjust(self.release.item_width, "0")
+
+    def _write_rows(self, rows: pa.RecordBatch, writer: DatasetWriter) -> None:
+        ids = rows.column("id").to_pylist()
+        given = [
+            dict(zip(self.fields, values, strict=True))
+            for values in zip(*(c.to_pylist() for c in rows.columns[1:]), strict=True)
+        ]
+        texts = self.text.names if self.text else ()
+        given = given or [{} for _ in ids]
+        cleaned = [{k: v and clean_html(v, self.options.html) for k, v in row.items() if k in texts} for row in given]
+        columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
+        for column in self.columns:
+            values: list[str | None] = [None] * len(ids)
+            if column == "text" and self.text:
+                values = [self.text.render({**row, "id": i}) for i, row in zip(ids, cleaned, strict=True)]
+            elif column in self.finders:
+                finder = self.finders[column]
+                values = [
+                    self._packed(finder.find(i, row), finder, column, writer) for i, row in zip(ids, given, strict=True)
+                ]
+            columns[column] = pa.array(values, pa.string())
+        if "frames" in self.finders:
+            finder = self.finders["frames"]
+            series = [
+                [path for p in finder.find_series(i) or () if (path := self._packed(p, finder, "frames", writer))]
+                or None
+                for i in ids
+            ]
+            columns["frames"] = pa.array(series, pa.list_(pa.string()))
+        for name in self.options.columns:
+            columns[name] = pa.array([row[name] for row in given], pa.string())
+        writer.add_items(columns)
+
+    def _packed(self, path: str | None, finder: MediaFinder, modality: str, writer: DatasetWriter) -> str | None:
+        if path is None or not self.options.pack:
+            return path
+        packed = f"{modality}/{path}"
+        target = writer.partial / "media" / packed
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(finder.root / path, target)
+        return packed
