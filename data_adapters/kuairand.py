@@ -44,7 +44,7 @@ UNKNOWN = ("UNKNOWN", "UNK", "-124", "-124.0")
 
 
 def read(raw: Path, arguments: Namespace) -> Release:
-    """List the logs in the order of their times, and those files about videos that text and columns need.
+    """List the logs in the order of their times, and the files about videos.
 
     Raises:
         ReleaseError: where there is no log, or a file about videos has no column of ids.
@@ -61,15 +61,15 @@ def read(raw: Path, arguments: Namespace) -> Release:
     }  # fmt: skip
     fields = tuple(dict.fromkeys(name for key, header in headers.values() for name in header if name != key))
     text = ". ".join(f"{{{name}}}" for name in TEXTS if name in fields)
-    template = arguments.text or text
-    wanted = {name for name in fields if name in arguments.columns or name == template or f"{{{name}" in template}
     return Release(
         events=[Delimited(path, _columns(arguments.signal)) for path in logs],
-        # the others are not opened: there are 32 million videos, and 20 GB of counters
         catalogues=[
-            Catalogue(path, lambda path=path, key=key: _read_videos(path, key))
+            Catalogue(
+                path,
+                lambda path=path, key=key: _read_videos(path, key),
+                fields=[name for name in header if name != key],  # 20 GB of counters are opened for those who ask
+            )
             for path, (key, header) in headers.items()
-            if wanted & {*header}
         ],
         fields=fields,
         text=text,

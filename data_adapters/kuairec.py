@@ -58,7 +58,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
     captions = _find(raw, CAPTIONS)
     dropped = {UNTIMED: 0}
     return Release(
-        events=[Batches(matrix, lambda: _read_matrix(matrix, dropped))],
+        events=[Batches(matrix, lambda: _read_matrix(matrix, dropped), tuple(ROLES.values()))],
         catalogues=[Catalogue(captions, lambda: read_captions(captions))] if captions else [],
         fields=FIELDS if captions else (),
         text="{caption}. {manual_cover_text}. {first_level_category_name}" if captions else "",

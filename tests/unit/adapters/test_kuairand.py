@@ -46,7 +46,7 @@ BASIC = (
     "5,443,UNKNOWN,2022-04-01,LongImport,1.0,1.0,720,1280,2,4.0,8\n"
 )
 CAPTIONS = (
-    'final_video_id,caption,show_cover_text\n3,"精神小伙, 路难走\n #搞笑",UNKNOWN\n4,晚饭后，运动一下！,封面\n5,看,\n'
+    'final_video_id,caption,show_cover_text\n3,"精神小伙, 路难走\n #搞笑",UNKNOWN\n4,晚饭后，运动一下！,封面\n5,,\n'
 )
 CATEGORIES = (
     "final_video_id,first_level_category_id,first_level_category_name,second_level_category_id,"
@@ -126,12 +126,12 @@ def test_texts_of_captions_and_categories(tmp_path: Path) -> None:
     assert texts == {
         "3": "精神小伙, 路难走 #搞笑. 颜值. 颜值随拍",
         "4": "晚饭后，运动一下！. 封面",
-        "5": "看. 喜剧",
+        "5": "喜剧",
         "11": None,
     }
 
 
-def test_features_of_videos_are_read_when_asked_for(tmp_path: Path) -> None:
+def test_features_of_videos_are_read_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = write(tmp_path / "raw", RELEASE)
     dataset = prepare(raw, "--columns", "tag", "video_type", "show_cnt", "--text", "tag")
     assert dict(zip(dataset.ids(), dataset.column("tag"), strict=True)) == {
@@ -143,9 +143,9 @@ def test_features_of_videos_are_read_when_asked_for(tmp_path: Path) -> None:
     assert dataset.column("video_type") == ["NORMAL", "AD", None, None]
     assert dataset.column("show_cnt") == ["75.212", None, None, None]
     assert dataset.texts()[0] == "12,65"
-    release = read(raw, Namespace(logs="all", signal="is_click", columns=[], text=""))
+    release = read(raw, Namespace(logs="all", signal="is_click"))
     assert {*release.leaks} == {"counts", "show_cnt"}
-    assert not release.catalogues  # neither millions of videos nor gigabytes of counters are opened for nothing
+    assert "warning: column 'show_cnt' averaged over the month" in capsys.readouterr().err
     names = [record.name for record in dataset.info.sources]
     assert "data/video_features_basic_1k.csv" in names
     assert "data/video_features_statistic_1k.csv" in names

@@ -100,11 +100,12 @@ def test_plain_and_gzipped_and_one_folder_are_the_same(tmp_path: Path) -> None:
     assert texts(packed) == texts(plain)
 
 
-def test_counters_are_kept_on_request_and_known_to_leak(tmp_path: Path) -> None:
+def test_counters_are_kept_on_request_and_known_to_leak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = write(tmp_path / "raw", RELEASE)
     dataset = prepare(raw, "--columns", "view_number", "tag")
     assert dataset.column("view_number")[dataset.ids().index("i9")] == "100"
     assert dataset.column("tag")[dataset.ids().index("i9")] == "food"
+    assert "warning: column 'view_number' counted when the items were crawled" in capsys.readouterr().err
     release = read(raw, Namespace(subset=""))
     assert len(release.leaks) == 7
     assert {*release.leaks} < {*release.fields}
