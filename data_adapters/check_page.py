@@ -57,7 +57,7 @@ svg rect { fill: var(--accent); }
   font-weight: 600; background: var(--hold); color: #fff; } .mark.film { background: #0009; left: auto; right: .35rem; }
 figcaption { font-size: .78rem; line-height: 1.3; margin-top: .35rem; overflow-wrap: anywhere;
   display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden; }
-.id { font-size: .7rem; color: var(--soft); }
+.id { font-size: .7rem; color: var(--soft); overflow-wrap: anywhere; }
 .person { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: .8rem 1rem .5rem;
   margin-bottom: .9rem; } .person p { margin: 0 0 .5rem; }
 """
@@ -107,8 +107,13 @@ def _page(report: Report) -> str:
 
 def _tile(section: Section) -> str:
     title, rows = section
-    lines = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
+    lines = "".join(f"<tr><td>{escape(name)}</td><td>{_tied(value)}</td></tr>" for name, value in rows)
     return f'<div class="tile"><h3>{escape(title)}</h3><table>{lines}</table></div>'
+
+
+def _tied(value: str) -> str:
+    # a count and its share stay on one line
+    return escape(value).replace(" (", "&nbsp;(")
 
 
 def _bars(lengths: np.ndarray) -> list[tuple[str, int]]:
@@ -130,7 +135,7 @@ def _bars(lengths: np.ndarray) -> list[tuple[str, int]]:
 def _histogram(lengths: np.ndarray) -> str:
     bars = _bars(lengths)
     width, height, floor = 1000.0, 220.0, 196.0
-    step, highest = width / len(bars), max(count for _, count in bars)
+    step, highest = min(64.0, width / len(bars)), max(count for _, count in bars)
     every = max(1, len(bars) // 14)
     parts = []
     for i, (label, count) in enumerate(bars):
