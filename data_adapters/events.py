@@ -67,7 +67,7 @@ def load_events(engine: Engine, release: Release) -> EventFacts:
                 "files must give times and ratings, or none"
             )
     for file in release.events:
-        reader = open_events(file)
+        reader = open_events(file, numbers=release.integer_ids)
         if not unit and "time" in reader.roles:
             unit = release.time_unit if release.time_unit != "auto" else _guess_unit(file, reader)
         _load(engine, reader, release, unit)
@@ -92,13 +92,13 @@ def _load(engine: Engine, reader: Reader, release: Release, unit: str) -> None:
         kept = [c for c in ("user", "time", "rating") if c in roles]
         source = f"(SELECT {', '.join(kept)}, unnest({listed}) AS item FROM {source}) WHERE item <> {quoted(padding)}"
         roles = {**{c: c for c in kept}, "item": "item"}
-    key = _whole if release.integer_ids else _text
+    key = str if reader.plain else _whole if release.integer_ids else _text
     item = key("item")
     if release.item_width and not release.integer_ids:
         width = release.item_width
         item = f"CASE WHEN length({item}) < {width} THEN lpad({item}, {width}, '0') ELSE {item} END"
-    time = _milliseconds("time", unit) if "time" in roles else "NULL"
-    rating = "TRY_CAST(trim(rating) AS DOUBLE)" if "rating" in roles else "NULL"
+    time = _milliseconds("time", unit, plain=reader.plain) if "time" in roles else "NULL"
+    rating = "TRY_CAST(trim(rating::VARCHAR) AS DOUBLE)" if "rating" in roles else "NULL"
     sql = f"INSERT INTO events SELECT {key('user')}, {item}, {time}, {rating} FROM {source}"
     label = f"reading {reader.file.path.name}"
     try:
@@ -142,14 +142,16 @@ def _whole(column: str) -> str:
     )
 
 
-def _milliseconds(column: str, unit: str) -> str:
-    text = f"trim({column})"
+def _milliseconds(column: str, unit: str, *, plain: bool) -> str:
+    text = f"trim({column}::VARCHAR)"
     if unit == "date":
         return f"epoch_ms(TRY_CAST({text} AS TIMESTAMP))"
     whole, real = f"TRY_CAST({column} AS BIGINT)", f"TRY_CAST({text} AS DOUBLE)"
     factor = TO_MILLISECONDS.get(unit, 1.0)
     scaled = f"{whole} * {factor:.0f}" if factor >= 1 else f"{whole} // {round(1 / factor)}"
     limit = 8 * 10**15 * max(1, round(1 / factor))  # far beyond any time, and its product still fits
+    if plain:
+        return f"CASE WHEN {column} < {limit} THEN {scaled} END"
     return (
         f"CASE WHEN length({whole}::VARCHAR) = length({column}) AND abs({whole}) < {limit} THEN {scaled} "
         f"WHEN isfinite({real}) AND abs({real}) < {limit} THEN round({real} * {factor})::BIGINT END"

@@ -33,7 +33,8 @@ def number_events(engine: Engine) -> None:
 
 
 def select_events(engine: Engine, options: Options, facts: EventFacts, *, where: str) -> dict[str, int]:
-    """Leave in `numbered` what `options` keep, list the users in `kept_users` (u, n) and the items in `kept_items` (i).
+    """Leave what `options` keep in `chosen` (u, i, time, place) and its users in `kept_users` (u, n), its items in
+    `kept_items` (i).
 
     Returns what was left out and why.
 
@@ -60,7 +61,11 @@ def select_events(engine: Engine, options: Options, facts: EventFacts, *, where:
         (users,) = engine.one("SELECT count(*) FROM kept_users")
         _replace(engine, "kept_users", f"SELECT * FROM kept_users ORDER BY u LIMIT {options.users}")
         dropped[f"users after the first {options.users}"] = max(0, users - options.users)
-    _replace(engine, "kept_items", "SELECT DISTINCT i FROM numbered SEMI JOIN kept_users USING (u)")
+    (left,) = engine.one("SELECT sum(n)::BIGINT FROM kept_users")
+    (all_of_them,) = engine.one("SELECT count(*) FROM numbered")
+    chosen = "" if left == all_of_them else "SEMI JOIN kept_users USING (u)"
+    engine.run(f"CREATE VIEW chosen AS SELECT * FROM numbered {chosen}")
+    _replace(engine, "kept_items", "SELECT DISTINCT i FROM chosen")
     return dropped
 
 

@@ -36,7 +36,7 @@ def write_histories(engine: Engine, writer: DatasetWriter, *, keep_times: bool) 
     for row, batch in _counted(engine.stream("SELECT i FROM kept_items ORDER BY i")):
         row_of[batch.column("i").to_numpy()] = np.arange(row + 1, row + 1 + batch.num_rows)
     whole = {"whole days": DAY, "whole seconds": 1000}
-    events = "SELECT i, time FROM numbered SEMI JOIN kept_users USING (u) ORDER BY u, time, place"
+    events = "SELECT i, time FROM chosen ORDER BY u, time, place"
     with tqdm(total=num_events, desc="sorting", unit=" events", unit_scale=True, disable=None) as bar:
         for batch in engine.stream(events):
             times = batch.column("time").to_numpy(zero_copy_only=False) if keep_times else None

@@ -1,0 +1,1 @@
+"""What experiments/bench.py measures, a module per suite."""

@@ -1,0 +1,147 @@
+"""Prepare synthetic releases of MicroLens' shape at several sizes: time, memory, and what follows for the full one.
+
+The full release has 1,006,528,709 interactions of 34,492,051 users with 1,142,528 items (Ni et al. 2023, arXiv
+2309.15379); a smaller one here has as many interactions per user and per item. Lines are in no order, which is the
+hardest case for sorting.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+from tqdm import tqdm
+
+__all__ = ["describe", "measure"]
+
+FULL = {"interactions": 1_006_528_709, "users": 34_492_051, "items": 1_142_528}
+PIECE = 5_000_000
+LAYOUTS = {
+    "microlens": ("MicroLens-bench_pairs.csv", ["microlens"]),
+    "table": ("events.csv", "table --events events.csv --user user --item item --time timestamp".split()),
+}
+"""Whole numbers as ids, with titles; and text as ids, as in most other releases."""
+
+
+def measure(sizes: Sequence[int], *, folder: Path | None = None, memory: str = "2GB") -> list[dict[str, Any]]:
+    """Return, per layout and size, seconds, interactions per second, peak memory and bytes on disk."""
+    found = []
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        for layout in LAYOUTS:
+            for size in sizes:
+                found.append(_measure_one(layout, size, Path(name), memory))
+                print(_line(found[-1]), flush=True)
+    return found
+
+
+def describe(results: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the slopes mean for the full release, from the sizes measured of MicroLens' layout."""
+    own = [r for r in results if r["layout"] == "microlens"]
+    if len(own) < 2:
+        return "give at least two sizes to see the slope"
+    sizes = np.array([r["interactions"] for r in own], float)
+    lines = []
+    for name, unit, scale in (("seconds", "min", 60), ("peak_bytes", "GB", 1e9), ("disk_bytes", "GB", 1e9)):
+        slope, start = np.polyfit(sizes, [float(r[name]) for r in own], 1)
+        full = start + slope * FULL["interactions"]
+        per_million = slope * 1e6
+        lines.append(
+            f"{name}: {per_million:.3g} per million interactions, so {full / scale:.3g} {unit} for the full release"
+        )
+    return "\n".join(lines)
+
+
+def _measure_one(layout: str, size: int, folder: Path, memory: str) -> dict[str, Any]:
+    raw, out = folder / "raw", folder / "out"
+    raw.mkdir()
+    users, items = size * FULL["users"] // FULL["interactions"], size * FULL["items"] // FULL["interactions"]
+    events, command = LAYOUTS[layout]
+    _write_events(raw / events, size, users, items, prefix="" if layout == "microlens" else "A0")
+    with (raw / "MicroLens-bench_title.csv").open("w") as file:
+        file.writelines(f"{item}, a video about topic {item % 97} and number {item}\n" for item in range(1, items + 1))
+    argv = [sys.executable, "-m", "data_adapters", *command, "--raw", str(raw), "--out", str(out), "--memory", memory]
+    start = time.perf_counter()
+    child = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    disk = _watch(child, folder, base=_bytes_under(raw))
+    _, status, usage = disk.pop("ended")
+    seconds = time.perf_counter() - start
+    if status:
+        raise RuntimeError(f"{' '.join(argv)} ended with status {status}")
+    written = _bytes_under(out)
+    raw_bytes = (raw / events).stat().st_size
+    shutil.rmtree(raw)
+    shutil.rmtree(out)
+    return {
+        "layout": layout,
+        "interactions": size,
+        "users": users,
+        "items": items,
+        "raw_bytes": raw_bytes,
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "per_second": round(size / seconds),
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "disk_bytes": written,
+        "scratch_bytes": disk["most"],
+    }
+
+
+def _watch(child: subprocess.Popen[bytes], folder: Path, *, base: int) -> dict[str, Any]:
+    """Wait for the child; note the most that it had on disk, sampled twice a second."""
+    most = 0
+    while True:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid:
+            return {"most": most, "ended": (pid, status, usage)}
+        most = max(most, _bytes_under(folder) - base)
+        time.sleep(0.5)
+
+
+def _bytes_under(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue  # a work file that went meanwhile
+    return total
+
+
+def _write_events(path: Path, size: int, users: int, items: int, *, prefix: str) -> None:
+    rng = np.random.default_rng(0)
+    with (
+        path.open("wb") as file,
+        tqdm(total=size, desc=path.name, unit=" events", unit_scale=True, disable=None) as bar,
+    ):
+        file.write(b"user,item,timestamp\n")
+        for begin in range(0, size, PIECE):
+            rows = min(PIECE, size - begin)
+            columns = [
+                rng.integers(1, users + 1, rows),
+                (items * rng.random(rows) ** 2).astype(np.int64) + 1,  # some items are watched far more than others
+                1_583_000_000_000 + rng.integers(0, 80_000_000_000, rows),
+            ]
+            if prefix:
+                columns[:2] = [np.char.add(prefix, column.astype("U10")) for column in columns[:2]]
+            table = pa.table([pa.array(column) for column in columns], names=["user", "item", "timestamp"])
+            arrow_csv.write_csv(table, file, arrow_csv.WriteOptions(include_header=False, quoting_style="none"))
+            bar.update(rows)
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    return (
+        f"{result['layout']:>9}  {result['interactions'] / 1e6:7.1f} M interactions  {result['seconds']:7.1f} s  "
+        f"{result['per_second'] / 1e6:5.2f} M/s  cpu {result['cpu_seconds']:7.1f} s  "
+        f"peak {result['peak_bytes'] / 1e9:5.2f} GB  disk {result['disk_bytes'] / 1e9:6.2f} GB  "
+        f"while working {result['scratch_bytes'] / 1e9:6.2f} GB"
+    )
