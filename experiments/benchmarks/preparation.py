@@ -26,9 +26,10 @@ __all__ = ["describe", "measure"]
 
 FULL = {"interactions": 1_006_528_709, "users": 34_492_051, "items": 1_142_528}
 PIECE = 5_000_000
+COLUMNS = ["--user", "user", "--item", "item", "--time", "timestamp"]
 LAYOUTS = {
     "microlens": ("MicroLens-bench_pairs.csv", ["microlens"]),
-    "table": ("events.csv", "table --events events.csv --user user --item item --time timestamp".split()),
+    "table": ("events.csv", ["table", "--events", "events.csv", *COLUMNS]),
 }
 """Whole numbers as ids, with titles; and text as ids, as in most other releases."""
 
