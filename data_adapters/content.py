@@ -22,8 +22,8 @@ __all__ = ["MediaFinder", "Template", "clean_html"]
 class Template:
     """Make one text of an item's fields: "{title}. {brand}", or "title" for "{title}".
 
-    A field that is empty takes the literal before it along, so that "{title} by {brand}" of a title alone is the title.
-    A format such as "{id:.3}" is applied to the field's text.
+    A field that is empty takes the literal before it along, and a bracket that closes behind it: "{title} ({year})" of
+    a title alone is the title. A format such as "{id:.3}" is applied to the field's text.
 
     Raises:
         ReleaseError: where the template names a field that there is not, or none at all.
@@ -35,9 +35,15 @@ class Template:
             parts = list(string.Formatter().parse(given))
         except ValueError as error:
             raise ReleaseError(f"{option} {template!r}: {error}; write fields as {{name}}") from error
-        self._parts = [(before, name, form or "") for before, name, form, _ in parts if name is not None]
-        self._end = "".join(before for before, name, _, _ in parts if name is None)
-        self.names = tuple(dict.fromkeys(name for _, name, _ in self._parts))
+        self._parts: list[tuple[str, str, str, str]] = []  # literal before, field, format, brackets behind
+        literal = ""
+        for before, name, form, _ in parts:
+            literal += before
+            if name is not None:
+                self._parts.append((self._give_brackets_back(literal), name, form or "", ""))
+                literal = ""
+        self._end = self._give_brackets_back(literal)
+        self.names = tuple(dict.fromkeys(name for _, name, _, _ in self._parts))
         for name in self.names or (template,):
             if name not in fields:
                 close = difflib.get_close_matches(name, fields, n=1)
@@ -47,14 +53,22 @@ class Template:
     def render(self, values: Mapping[str, str | None]) -> str | None:
         """Return the text, or None where every field is empty."""
         text = ""
-        for place, (before, name, form) in enumerate(self._parts):
+        for place, (before, name, form, behind) in enumerate(self._parts):
             value = (values.get(name) or "").strip()
             if not value:
                 continue
             if text and text[-1] in ".!?" and before.startswith("."):
                 before = before[1:]  # "Really?. Acme" reads badly
-            text += (before if text or place == 0 else "") + format(value, form)
+            text += before + format(value, form) + behind if text or place == 0 else format(value, form)
         return text + self._end if text else None
+
+    def _give_brackets_back(self, literal: str) -> str:
+        """Move the brackets that `literal` begins with to the field before; return the rest."""
+        rest = literal.lstrip(")]}»”")
+        if self._parts and rest != literal:
+            before, name, form, _ = self._parts[-1]
+            self._parts[-1] = before, name, form, literal[: len(literal) - len(rest)]
+        return rest if self._parts else literal
 
 
 class _TextOf(HTMLParser):

@@ -178,7 +178,7 @@ def open_batches(file: EventFile) -> pa.RecordBatchReader | None:
         return None
     rest = file.read()
     first = next(rest)
-    return pa.RecordBatchReader.fromopen_batches(first.schema, itertools.chain([first], rest))
+    return pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], rest))
 
 
 def is_date(value: str) -> bool:

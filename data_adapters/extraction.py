@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +17,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_adapters.text_files import ReleaseError
+from odmt.data.folder_name import removed_at_last
 
 __all__ = ["add_extract_argument", "extract", "extract_folder"]
 
 RECORD = "extracted.json"
-WAIT_AND_REMOVE = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
 def add_extract_argument(parser: ArgumentParser) -> None:
@@ -86,14 +84,6 @@ def _count_of(folder: Path, made_of: Mapping[str, str | int]) -> int:
 def _written_aside(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
-    # however this process dies, the child removes what is unfinished; Ctrl-C is for us alone
-    janitor = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", WAIT_AND_REMOVE, str(partial.absolute())],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
+    with removed_at_last(partial):
         yield partial
         partial.rename(folder)
-    finally:
-        janitor.communicate()

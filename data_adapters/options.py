@@ -80,8 +80,18 @@ class Options:
         add = group.add_argument
         add("--min-events", type=int, metavar="N", help="leave out users with fewer events (default %(default)s)")
         add("--max-events", type=int, metavar="N", help="keep only the newest N events of a user")
-        add("--k-core", type=int, metavar="K", help="leave out users and items with fewer events, until none is left")
-        add("--min-rating", type=float, metavar="R", help="leave out events rated lower (default %(default)s)")
+        add(
+            "--k-core",
+            type=int,
+            metavar="K",
+            help="leave out users and items with fewer than K events, until all have K",
+        )
+        add(
+            "--min-rating",
+            type=float,
+            metavar="R",
+            help=f"leave out events rated lower (default {given['min_rating'] or 'none'})",
+        )
         add("--repeats", choices=get_args(Repeats), help="events of a user with the same item (default %(default)s)")
         add("--users", type=int, metavar="N", help="only the first N users that are left, for a trial")
         group = parser.add_argument_group("what items are")

@@ -21,7 +21,6 @@ from data_adapters.events import EventFacts, load_events
 from data_adapters.filtering import number_events, select_events
 from data_adapters.options import Options
 from data_adapters.output import Catalogue, media_root, write_histories
-from data_adapters.ready_features import write_features
 from data_adapters.release import Adapter, Batches, Release
 from data_adapters.text_files import ReleaseError
 from odmt.data.format import Dataset, DatasetError, DatasetWriter, FileRecord, hash_file, open_dataset
@@ -91,7 +90,10 @@ def prepare(
                 notes={**release.notes, **_notes(facts, resolution)},
                 sources=sources,
             )
-            write_features(sealed, release.features, {path: sha256 for path, (_, sha256) in hashes.items()})
+            if release.features:
+                from data_adapters.ready_features import write_features  # brings torch
+
+                write_features(sealed, release.features, {path: sha256 for path, (_, sha256) in hashes.items()})
             return Prepared(writer.publish(), was_there=False)
     except duckdb.Error as error:
         raise DatasetError(
@@ -178,5 +180,6 @@ def summarise(dataset: Dataset) -> str:
         missing = f" ({info.num_items - count:,} items have none)" if count < info.num_items else ""
         lines.append(f"  {modality}: {count:,}{missing}")
     lines += [f"  {key}: {value}" for key, value in info.notes.items()]
+    lines.append(f"  fingerprint: {dataset.fingerprint[:16]} (the same for the same data, on any machine)")
     lines += [f"  left out: {count:,} {reason}" for reason, count in info.dropped.items() if count]
     return "\n".join(lines)

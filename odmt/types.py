@@ -1,25 +1,19 @@
 """What passes between the parts of odmt: batches, item tokens, and the protocols that third parties may implement.
 
-Shapes are part of every signature. They are checked at run time where `ODMT_CHECK_SHAPES=1` is set (the tests set it;
-it needs jaxtyping and beartype); elsewhere annotations are never evaluated, so that importing odmt costs torch and
-numpy.
+Shapes are part of every signature (see `odmt.shapes`).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING or os.environ.get("ODMT_CHECK_SHAPES") == "1":
-    from jaxtyping import Bool, Float, Int
-else:
-    Bool = Float = Int = None
+from odmt.shapes import Bool, Float, Int
 
 __all__ = [
     "Backbone",

@@ -127,14 +127,11 @@ def _write_events(path: Path, size: int, users: int, items: int, *, prefix: str)
         file.write(b"user,item,timestamp\n")
         for begin in range(0, size, PIECE):
             rows = min(PIECE, size - begin)
-            columns = [
-                rng.integers(1, users + 1, rows),
-                (items * rng.random(rows) ** 2).astype(np.int64) + 1,  # some items are watched far more than others
-                1_583_000_000_000 + rng.integers(0, 80_000_000_000, rows),
-            ]
-            if prefix:
-                columns[:2] = [np.char.add(prefix, column.astype("U10")) for column in columns[:2]]
-            table = pa.table([pa.array(column) for column in columns], names=["user", "item", "timestamp"])
+            users_of = rng.integers(1, users + 1, rows)
+            items_of = (items * rng.random(rows) ** 2).astype(np.int64) + 1  # some are watched far more than others
+            times = 1_583_000_000_000 + rng.integers(0, 80_000_000_000, rows)
+            ids = (pa.array(np.char.add(prefix, i.astype("U10")) if prefix else i) for i in (users_of, items_of))
+            table = pa.table([*ids, pa.array(times)], names=["user", "item", "timestamp"])
             arrow_csv.write_csv(table, file, arrow_csv.WriteOptions(include_header=False, quoting_style="none"))
             bar.update(rows)
 

@@ -5,16 +5,35 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from odmt.data.manifest import DatasetError
 from odmt.data.reading import open_dataset
 
-__all__ = ["LOCK", "check_free", "clear_leftovers", "flush", "lock", "take_name"]
+__all__ = ["LOCK", "check_free", "clear_leftovers", "flush", "lock", "removed_at_last", "take_name"]
 
+WAIT_AND_REMOVE = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 LOCK = "scratch/held"
 """The file in an unfinished folder that its living writer holds."""
+
+
+@contextmanager
+def removed_at_last(folder: Path) -> Iterator[None]:
+    """Remove `folder` when the block ends, however it ends: a small child process waits for the end of this one."""
+    janitor = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", WAIT_AND_REMOVE, str(folder.absolute())],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us; the child acts when we are gone
+    )
+    try:
+        yield
+    finally:
+        janitor.communicate()
 
 
 def lock(path: Path) -> TextIO:

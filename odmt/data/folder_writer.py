@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,16 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from odmt.data.folder_name import LOCK, check_free, clear_leftovers, flush, lock, take_name
+from odmt.data.folder_name import LOCK, check_free, clear_leftovers, flush, lock, removed_at_last, take_name
 from odmt.data.growing import GrowingArray, GrowingTable, check_items
 from odmt.data.manifest import MODALITIES, DatasetError, DatasetInfo, FileRecord, hash_media
 from odmt.data.reading import ARRAYS, CHUNK, Dataset, open_dataset
-from odmt.types import Int
+from odmt.shapes import Int
 
 __all__ = ["DatasetWriter"]
 
 MILLISECONDS = "ms since 1970-01-01 UTC"
-WAIT_AND_REMOVE = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
 class DatasetWriter:
@@ -45,6 +43,7 @@ class DatasetWriter:
     def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
+        self._end = ExitStack()
         self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
 
     def __enter__(self) -> DatasetWriter:
@@ -53,17 +52,13 @@ class DatasetWriter:
         try:
             (self.partial / "histories").mkdir(parents=True)
             self._lock = lock(self.partial / LOCK)
-            self._janitor = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", WAIT_AND_REMOVE, str(self.partial.absolute())],
-                stdin=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for us; the child acts when we are gone
-            )
+            self._end.enter_context(removed_at_last(self.partial))
             self._arrays = {name: GrowingArray(self.partial / f"histories/{name}.npy", name) for name in ARRAYS}
             self._arrays["offsets"].append(np.zeros(1))
             self._users = GrowingTable(self.partial / "users.parquet", "user")
             self._items = GrowingTable(self.partial / "items.parquet", "item")
         except OSError as error:
-            self._clean()
+            self._end.close()
             raise self._failed(error) from error
         self._num_events = self._largest = 0
         self._smallest = 1
@@ -75,7 +70,7 @@ class DatasetWriter:
         for part in (*self._arrays.values(), self._users, self._items):
             part.abandon()
         self._lock.close()
-        self._clean()
+        self._end.close()
         if isinstance(error, OSError):
             raise self._failed(error) from error
 
@@ -219,11 +214,6 @@ class DatasetWriter:
         (self.partial / "dataset.yaml").write_text(recorded.dump(), encoding="utf-8")
         for name in [*names, "dataset.yaml", "histories", "."]:
             flush(self.partial / name)
-
-    def _clean(self) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
-        if hasattr(self, "_janitor"):
-            self._janitor.communicate()
 
     def _failed(self, error: OSError) -> DatasetError:
         return DatasetError(

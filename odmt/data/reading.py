@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odmt.data.manifest import ANEW, MODALITIES, DatasetError, DatasetInfo, hash_column, hash_file, hash_media
-from odmt.types import Int
+from odmt.shapes import Int
 
 __all__ = ["ARRAYS", "CHUNK", "Dataset", "open_dataset"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from odmt.data.folder_writer import DatasetWriter
 from odmt.data.manifest import DatasetError, FileRecord
 from odmt.data.reading import Dataset
-from odmt.types import Int
+from odmt.shapes import Int
 
 __all__ = ["Histories", "write_dataset"]
 
