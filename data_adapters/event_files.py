@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,42 @@ import pyarrow as pa
 from data_adapters.release import Batches, Delimited, EventFile, JsonLines, Parquet
 from data_adapters.text_files import ReleaseError, first_record, read_json_lines, read_records
 
-__all__ = ["NUMBER", "Reader", "column_name", "is_date", "open_batches", "open_events", "quoted", "roles_of", "walk"]
+__all__ = [
+    "DATE",
+    "NUMBER",
+    "Reader",
+    "as_date",
+    "by_python",
+    "column_name",
+    "open_batches",
+    "open_events",
+    "quoted",
+    "roles_of",
+    "stripped",
+    "walk",
+]
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# both passes use these patterns, so that they are written for Python and RE2 alike
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+DATE = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?"
+    r"( UTC|Z|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?)?"
+)
+BLANK = [
+    *range(9, 14),
+    *range(28, 33),
+    0x85,
+    0xA0,
+    0x1680,
+    *range(0x2000, 0x200B),
+    0x2028,
+    0x2029,
+    0x202F,
+    0x205F,
+    0x3000,
+]
+"""The characters that `str.strip` takes away; DuckDB's trim knows others."""
+ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -30,6 +64,8 @@ class Reader:
     """Per role, the SQL expression of its text."""
     source: str
     """What SQL selects from."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Per role, the key in a JSON object."""
     plain: bool = False
     """Whether the columns are numbers already, because the file holds nothing but digits and delimiters."""
 
@@ -55,12 +91,12 @@ def open_events(file: EventFile, *, numbers: bool = False) -> Reader:
             names = {role: _named(role, choices, list(first), file.path) for role, choices in file.columns.items()}
             columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in dict.fromkeys(names.values()))
             source = (
-                f"read_json({quoted(str(file.path))}, format='newline_delimited', columns={{{columns}}}, "
+                f"read_json({_located(file.path)}, format='newline_delimited', columns={{{columns}}}, "
                 "maximum_object_size=268435456)"
             )
-            return Reader(file, {role: column_name(name) for role, name in names.items()}, source)
+            return Reader(file, {role: column_name(name) for role, name in names.items()}, source, names)
         case Parquet():
-            source = f"read_parquet({quoted(str(file.path))})"
+            source = f"read_parquet({_located(file.path)})"
             try:
                 present = [row[0] for row in duckdb.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
             except duckdb.Error as error:
@@ -83,13 +119,13 @@ def _delimited(file: Delimited, *, numbers: bool) -> Reader:
     plain = numbers and "items" not in positions and _holds_digits_only(file, header=header)
     columns = ", ".join(f"'{name}': '{'BIGINT' if plain else 'VARCHAR'}'" for name in names)
     source = (
-        f"read_csv({quoted(str(file.path))}, auto_detect=false, delim={quoted(file.delimiter)}, "
+        f"read_csv({_located(file.path)}, auto_detect=false, delim={quoted(file.delimiter)}, "
         f"quote={quoted(file.quote)}, escape={quoted(file.quote)}, header={header}, columns={{{columns}}}, "
         f"max_line_size={1 << 26}, strict_mode=true, null_padding=false, nullstr=''"
         + (", buffer_size=268435456" if "items" in positions else "")
         + ")"
     )
-    return Reader(file, {role: f"c{place}" for role, place in positions.items()}, source, plain)
+    return Reader(file, {role: f"c{place}" for role, place in positions.items()}, source, plain=plain)
 
 
 def _holds_digits_only(file: Delimited, *, header: bool) -> bool:
@@ -128,7 +164,7 @@ def _positions(file: Delimited, first: Sequence[str]) -> tuple[dict[str, int], b
         )
     numbers = [place for role, place in placed.items() if role in ("time", "rating")]
     is_header = bool(named) or any(
-        not NUMBER.fullmatch(first[place]) and not is_date(first[place]) for place in numbers
+        not NUMBER.fullmatch(first[place]) and not as_date(first[place]) for place in numbers
     )
     return {role: named.get(role, placed.get(role, 0)) for role in file.columns}, is_header
 
@@ -142,24 +178,42 @@ def _named(role: str, choices: tuple[str | int, ...], present: Sequence[str], pa
 
 
 def walk(reader: Reader) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, values by role) of a text file, as the fast pass should have seen them."""
-    file = reader.file
-    if isinstance(file, JsonLines):
-        for number, record in read_json_lines(file.path):
-            yield number, {role: record.get(name.strip('"')) for role, name in reader.roles.items()}
-    elif isinstance(file, Delimited):
-        first = first_record(file.path, delimiter=file.delimiter, quote=file.quote)
-        positions, header = _positions(file, first)
-        for place, (number, fields) in enumerate(read_records(file.path, delimiter=file.delimiter, quote=file.quote)):
-            if place == 0 and header:
-                continue
-            if len(fields) != len(first):
-                raise ReleaseError(
-                    f"{file.path}, line {number}: {len(fields)} fields separated by {file.delimiter!r} where "
-                    f"{len(first)} are expected: {file.delimiter.join(fields)[:80]!r}; a line is cut or has another "
-                    "delimiter: download the file again, or rewrite it with one delimiter"
-                )
-            yield number, {role: fields[place] for role, place in positions.items()}
+    """Yield (number of the line, or row, values by role), as the fast pass should have seen them."""
+    match reader.file:
+        case Batches():
+            rows = (row for batch in reader.file.read() for row in batch.to_pylist())
+            yield from enumerate(rows, start=1)
+        case Parquet():
+            with duckdb.connect() as database:
+                found = database.execute(f"SELECT {', '.join(reader.roles.values())} FROM {reader.source}")
+                rows = itertools.chain.from_iterable(iter(lambda: found.fetchmany(ROWS), []))
+                yield from enumerate((dict(zip(reader.roles, row, strict=True)) for row in rows), start=1)
+        case JsonLines():
+            for number, record in read_json_lines(reader.file.path):
+                yield number, {role: _as_text(record.get(name)) for role, name in reader.names.items()}
+        case Delimited():
+            yield from _walk_delimited(reader.file)
+
+
+def _walk_delimited(file: Delimited) -> Iterator[tuple[int, dict[str, Any]]]:
+    first = first_record(file.path, delimiter=file.delimiter, quote=file.quote)
+    positions, header = _positions(file, first)
+    for place, (number, fields) in enumerate(read_records(file.path, delimiter=file.delimiter, quote=file.quote)):
+        if place == 0 and header:
+            continue
+        if len(fields) == len(first) + 1 and not fields[-1]:
+            fields.pop()  # a delimiter at the end of the line
+        if len(fields) != len(first):
+            raise ReleaseError(
+                f"{file.path}, line {number}: {len(fields)} fields separated by {file.delimiter!r} where "
+                f"{len(first)} are expected: {file.delimiter.join(fields)[:80]!r}; a line is cut or has another "
+                "delimiter: download the file again, or rewrite it with one delimiter"
+            )
+        yield number, {role: fields[place] for role, place in positions.items()}
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def column_name(name: str) -> str:
@@ -172,19 +226,52 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def open_batches(file: EventFile) -> pa.RecordBatchReader | None:
-    """Return the batches of a file that only Python can read, None for others."""
-    if not isinstance(file, Batches):
+def _located(path: Path) -> str:
+    # DuckDB takes a name for a pattern
+    return quoted(re.sub(r"([*?[])", r"[\1]", str(path)))
+
+
+def stripped(column: str) -> str:
+    """Return SQL for what `str.strip` does."""
+    blank = "".join(f"\\x{{{code:x}}}" for code in BLANK)
+    characters = quoted("".join(map(chr, BLANK)))
+    # only few texts have any, and trim is slow
+    has_blanks = f"regexp_matches({column}, '^[{blank}]|[{blank}]$')"
+    return f"CASE WHEN {has_blanks} THEN trim({column}, {characters}) ELSE {column} END"
+
+
+def by_python(reader: Reader) -> Reader:
+    """Read the same file through `walk`: slowly, and whatever DuckDB refuses of it."""
+    return Reader(reader.file, {role: column_name(role) for role in reader.roles}, "batches", reader.names)
+
+
+def open_batches(reader: Reader) -> pa.RecordBatchReader | None:
+    """Return the batches of a file that Python reads, None for others.
+
+    Raises:
+        ReleaseError: where there are none.
+    """
+    if reader.source != "batches":
         return None
-    rest = file.read()
-    first = next(rest)
+    rest = reader.file.read() if isinstance(reader.file, Batches) else _batches(reader)
+    first = next(rest, None)
+    if first is None:
+        raise ReleaseError(f"{reader.file.path}: holds no events; download it again")
     return pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], rest))
 
 
-def is_date(value: str) -> bool:
-    """Say whether a text is a date, or a date and time, in ISO form."""
+def _batches(reader: Reader) -> Iterator[pa.RecordBatch]:
+    rows, schema = walk(reader), pa.schema([(role, pa.string()) for role in reader.roles])
+    while piece := list(itertools.islice(rows, ROWS)):
+        yield pa.RecordBatch.from_pylist([values for _, values in piece], schema)
+
+
+def as_date(value: str) -> datetime | None:
+    """Return the time that a date, or a date and time, in ISO form means; without a zone it is in UTC."""
+    if not DATE.fullmatch(value):
+        return None
     try:
-        datetime.fromisoformat(value.strip())
+        read = datetime.fromisoformat(value.removesuffix(" UTC"))
     except ValueError:
-        return False
-    return True
+        return None
+    return read if read.tzinfo else read.replace(tzinfo=UTC)

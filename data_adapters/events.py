@@ -6,24 +6,29 @@ walks the file line by line with the same rules, to say file, line and field.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 
 from data_adapters.engine import Engine
 from data_adapters.event_files import (
+    DATE,
     NUMBER,
     Reader,
+    as_date,
+    by_python,
     column_name,
-    is_date,
     open_batches,
     open_events,
     quoted,
     roles_of,
+    stripped,
     walk,
 )
-from data_adapters.release import Batches, Delimited, EventFile, Parquet, Release
+from data_adapters.release import Batches, Delimited, JsonLines, Parquet, Release
 from data_adapters.text_files import ReleaseError
 
 __all__ = ["EventFacts", "load_events"]
@@ -32,7 +37,8 @@ TO_MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "date": "dates"}
 EARLIEST, LATEST = 31_536_000_000, 7_258_118_400_000
 """Unix milliseconds of 1971 and 2200: what lies outside is no time of an event, or in another unit."""
-WHOLE = re.compile(r"\d{1,18}")
+WHOLE = re.compile(r"[0-9]+")
+LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def load_events(engine: Engine, release: Release) -> EventFacts:
     for file in release.events:
         reader = open_events(file, numbers=release.integer_ids)
         if not unit and "time" in reader.roles:
-            unit = release.time_unit if release.time_unit != "auto" else _guess_unit(file, reader)
+            unit = release.time_unit if release.time_unit != "auto" else _guess_unit(reader)
         _load(engine, reader, release, unit)
     (rows,) = engine.one("SELECT count(*) FROM events")
     if not rows:
@@ -78,90 +84,108 @@ def load_events(engine: Engine, release: Release) -> EventFacts:
 
 
 def _load(engine: Engine, reader: Reader, release: Release, unit: str) -> None:
+    path = reader.file.path
     (before,) = engine.one("SELECT count(*) FROM events")
-    roles = dict(reader.roles)
-    source = (
-        f"(SELECT {', '.join(f'{sql} AS {column_name(role)}' for role, sql in roles.items())} FROM {reader.source})"
-    )
-    if "items" in roles:
-        padding = reader.file.padding if isinstance(reader.file, Parquet) else ""
-        # blanks between items may be several; a list column and text alike become a list of texts
-        listed = 'CASE WHEN typeof("items") LIKE \'%[]\' THEN "items"::VARCHAR[] END'
-        if not isinstance(reader.file, Parquet | Batches):
-            listed = "string_split_regex(trim(items), '\\s+')"
-        kept = [c for c in ("user", "time", "rating") if c in roles]
-        source = f"(SELECT {', '.join(kept)}, unnest({listed}) AS item FROM {source}) WHERE item <> {quoted(padding)}"
-        roles = {**{c: c for c in kept}, "item": "item"}
-    key = str if reader.plain else _whole if release.integer_ids else _text
-    item = key("item")
-    if release.item_width and not release.integer_ids:
-        width = release.item_width
-        item = f"CASE WHEN length({item}) < {width} THEN lpad({item}, {width}, '0') ELSE {item} END"
-    time = _milliseconds("time", unit, plain=reader.plain) if "time" in roles else "NULL"
-    rating = "TRY_CAST(trim(rating::VARCHAR) AS DOUBLE)" if "rating" in roles else "NULL"
-    sql = f"INSERT INTO events SELECT {key('user')}, {item}, {time}, {rating} FROM {source}"
-    label = f"reading {reader.file.path.name}"
     try:
-        engine.run(sql, label=label, batches=open_batches(reader.file))
+        _insert(engine, reader, release, unit)
+    except duckdb.OutOfMemoryException:
+        raise
     except duckdb.Error as error:
         _explain(reader, release, unit)
-        if not isinstance(reader.file, Delimited):
-            raise ReleaseError(f"{reader.file.path}: cannot be read: {str(error).splitlines()[0]}") from error
-        # every line is good, so only its end can be what strict reading refuses: LF here and CRLF there
-        engine.run(sql.replace("strict_mode=true", "strict_mode=false"), label=label)
+        if not isinstance(reader.file, Delimited | JsonLines):
+            raise ReleaseError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        # every line is good: lines that end with LF here and CRLF there, or a number too long in a column not needed
+        _insert(engine, by_python(reader), release, unit)
     if "items" in reader.roles and not isinstance(reader.file, Batches):
-        lines = f"(SELECT {reader.roles['user']} AS user FROM {reader.source})"
-        if engine.one(f"SELECT count(*) > count(DISTINCT user) FROM {lines}") == (True,):
+        key = _whole if release.integer_ids else _text
+        users = f"(SELECT {key('user')} AS user FROM (SELECT {reader.roles['user']} AS user FROM {reader.source}))"
+        if engine.one(f"SELECT count(*) > count(DISTINCT user) FROM {users}") == (True,):
             _explain(reader, release, unit)
-            raise ReleaseError(f"{reader.file.path}: a user has two histories; merge them")
+            raise ReleaseError(f"{path}: a user has two histories; merge them")
     wrong = ["user IS NULL", "item IS NULL"]
-    if "time" in roles:
+    if "time" in reader.roles:
         wrong += ["time IS NULL"] if unit == "order" else ["time IS NULL", f"time NOT BETWEEN {EARLIEST} AND {LATEST}"]
-    if "rating" in roles:
+    if "rating" in reader.roles:
         wrong.append("rating IS NULL")
     (first,) = engine.one(f"SELECT min(rowid) FROM events WHERE rowid >= {before} AND ({' OR '.join(wrong)})")
     if first is not None:
         _explain(reader, release, unit)
         row = engine.one(f"SELECT user, item, time, rating FROM events WHERE rowid = {first}")
         raise ReleaseError(
-            f"{reader.file.path}, row {first - before + 1}: user, item, time, rating are read as {row}, one of which "
-            "cannot be; correct the file"
+            f"{path}, row {first - before + 1}: user, item, time, rating are read as {row}, one of which cannot be; "
+            "correct the file"
         )
 
 
+def _insert(engine: Engine, reader: Reader, release: Release, unit: str) -> None:
+    roles = list(reader.roles)
+    named = ", ".join(f"{sql} AS {column_name(role)}" for role, sql in reader.roles.items())
+    source = f"(SELECT {named} FROM {reader.source})"
+    if "items" in roles:
+        padding = reader.file.padding if isinstance(reader.file, Parquet) else ""
+        # a list column, or text in which blanks between items may be several, becomes a list of texts
+        listed = (
+            'CASE WHEN typeof("items") LIKE \'%[]\' THEN "items"::VARCHAR[] '
+            f"ELSE string_split_regex({stripped('items::VARCHAR')}, '\\s+') END"
+        )
+        kept = ", ".join(c for c in roles if c != "items")
+        padded = f"{stripped('item')} IN ('', {quoted(padding)})"
+        source = f"(SELECT {kept}, unnest({listed}) AS item FROM {source}) WHERE NOT {padded}"
+    key = str if reader.plain else _whole if release.integer_ids else _text
+    item = key("item")
+    if release.item_width and not release.integer_ids:
+        width = release.item_width
+        item = f"CASE WHEN length({item}) < {width} THEN lpad({item}, {width}, '0') ELSE {item} END"
+    time = _milliseconds("time", unit, plain=reader.plain) if "time" in roles else "NULL"
+    rating = "NULL" if "rating" not in roles else "rating::DOUBLE" if reader.plain else _number(stripped("rating"))
+    engine.run(
+        f"INSERT INTO events SELECT {key('user')}, {item}, {time}, {rating} FROM {source}",
+        label=f"reading {reader.file.path.name}",
+        batches=open_batches(reader),
+    )
+
+
 def _text(column: str) -> str:
-    return f"nullif(trim({column}), '')"
+    return f"nullif({stripped(column)}, '')"
+
+
+def _number(text: str) -> str:
+    number = f"TRY_CAST({text} AS DOUBLE)"
+    return f"CASE WHEN regexp_full_match({text}, '{NUMBER.pattern}') AND isfinite({number}) THEN {number} END"
 
 
 def _whole(column: str) -> str:
-    # a cast alone would round 1.5 and read 1e3; a number written the plain way has as many digits as its text
-    number, text = f"TRY_CAST({column} AS BIGINT)", f"trim({column})"
+    # a cast alone would round 1.5 and read 1e3; most are written the plain way
+    number, text = f"TRY_CAST({column} AS BIGINT)", stripped(column)
     return (
-        f"CASE WHEN length({number}::VARCHAR) = length({column}) AND {number} >= 0 THEN {number} "
+        f"CASE WHEN {number}::VARCHAR = {column} AND {number} >= 0 THEN {number} "
         f"WHEN regexp_full_match({text}, '{WHOLE.pattern}') THEN TRY_CAST({text} AS BIGINT) END"
     )
 
 
 def _milliseconds(column: str, unit: str, *, plain: bool) -> str:
-    text = f"trim({column}::VARCHAR)"
+    text = stripped(column)
     if unit == "date":
-        return f"epoch_ms(TRY_CAST({text} AS TIMESTAMP))"
-    whole, real = f"TRY_CAST({column} AS BIGINT)", f"TRY_CAST({text} AS DOUBLE)"
+        text = stripped(f"{column}::VARCHAR")
+        return (
+            f"CASE WHEN regexp_full_match({text}, '{DATE.pattern}') THEN epoch_ms(TRY_CAST({text} AS TIMESTAMPTZ)) END"
+        )
+    whole, real = f"TRY_CAST({column} AS BIGINT)", _number(text)
     factor = TO_MILLISECONDS.get(unit, 1.0)
     scaled = f"{whole} * {factor:.0f}" if factor >= 1 else f"{whole} // {round(1 / factor)}"
     limit = 8 * 10**15 * max(1, round(1 / factor))  # far beyond any time, and its product still fits
     if plain:
         return f"CASE WHEN {column} < {limit} THEN {scaled} END"
     return (
-        f"CASE WHEN length({whole}::VARCHAR) = length({column}) AND abs({whole}) < {limit} THEN {scaled} "
-        f"WHEN isfinite({real}) AND abs({real}) < {limit} THEN round({real} * {factor})::BIGINT END"
+        f"CASE WHEN {whole}::VARCHAR = {column} AND {whole} BETWEEN -{limit} AND {limit} THEN {scaled} "
+        f"WHEN abs({real}) < {limit} THEN round({real} * {factor})::BIGINT END"
     )
 
 
-def _guess_unit(file: EventFile, reader: Reader) -> str:
+def _guess_unit(reader: Reader) -> str:
     """Tell the unit from the first time: every unit has its range of magnitudes in our century."""
-    value = _first_time(file, reader)
-    if is_date(value) and not NUMBER.fullmatch(value):
+    value = next((str(values["time"]) for _, values in walk(reader)), "").strip()
+    if as_date(value):
         return "date"
     if not NUMBER.fullmatch(value):
         return "s"  # no number: the pass over the file says where
@@ -169,35 +193,32 @@ def _guess_unit(file: EventFile, reader: Reader) -> str:
         if EARLIEST <= float(value) * factor <= LATEST:
             return unit
     raise ReleaseError(
-        f"{file.path}: the first time is {value}, which is no unix time in seconds, milliseconds, microseconds or "
-        "nanoseconds between 1971 and 2200, and no date; convert the column"
+        f"{reader.file.path}: the first time is {value}, which is no unix time in seconds, milliseconds, microseconds "
+        "or nanoseconds between 1971 and 2200, and no date; convert the column"
     )
-
-
-def _first_time(file: EventFile, reader: Reader) -> str:
-    if isinstance(file, Batches):
-        return str(next(file.read()).column("time")[0].as_py())
-    if isinstance(file, Parquet):
-        row = duckdb.execute(f"SELECT {reader.roles['time']} FROM {reader.source} LIMIT 1").fetchone()
-        return str(row[0]) if row else ""
-    return next((str(values["time"]) for _, values in walk(reader)), "").strip()
 
 
 def _explain(reader: Reader, release: Release, unit: str) -> None:
     """Raise `ReleaseError` for the first line that breaks a rule; return where none does."""
+    what = "line" if isinstance(reader.file, Delimited | JsonLines) else "row"
     first_line: dict[str, int] = {}
     for number, values in walk(reader):
-        where = f"{reader.file.path}, line {number}"
+        where = f"{reader.file.path}, {what} {number}"
         for role, value in values.items():
-            for one in str(value or "").split() or [""] if role == "items" else [value]:
+            for one in _entries(value) if role == "items" else [value]:
                 problem = _problem(role, "" if one is None else str(one).strip(), release, unit)
                 if problem:
-                    raise ReleaseError(f"{where}: {role.removesuffix('s')} is {str(one or '')[:40]!r}, {problem}")
+                    written = "" if one is None else str(one)
+                    raise ReleaseError(f"{where}: {role.removesuffix('s')} is {written[:40]!r}, {problem}")
         if "items" in values:
             user = str(values["user"]).strip()
             if user in first_line:
-                raise ReleaseError(f"{where}: user {user} was on line {first_line[user]} already; merge the lines")
+                raise ReleaseError(f"{where}: user {user} was on {what} {first_line[user]} already; merge the {what}s")
             first_line[user] = number
+
+
+def _entries(items: Any) -> list[Any]:
+    return [one for one in items if one is not None] if isinstance(items, list) else str(items or "").split()
 
 
 def _problem(role: str, value: str, release: Release, unit: str) -> str:
@@ -205,19 +226,30 @@ def _problem(role: str, value: str, release: Release, unit: str) -> str:
         if not value:
             return "must not be empty" if role != "items" else ""
         if release.integer_ids and not WHOLE.fullmatch(value):
-            return "must be a number; check delimiter and columns"
-    elif role == "rating" and not NUMBER.fullmatch(value):
-        return "must be a number; check delimiter and columns"
+            return "must be a whole number; check delimiter and columns"
+        if release.integer_ids and int(value) > LARGEST:
+            return f"must be at most {LARGEST}; check delimiter and columns"
+    elif role == "rating":
+        return _problem_of_number(value)
     elif role == "time":
         return _problem_of_time(value, unit)
     return ""
 
 
+def _problem_of_number(value: str) -> str:
+    if NUMBER.fullmatch(value) and math.isfinite(float(value)):
+        return ""
+    return "must be a number; check delimiter and columns"
+
+
 def _problem_of_time(value: str, unit: str) -> str:
     if unit == "date":
-        return "" if is_date(value) else "must be a date such as 2020-09-22, or 2020-09-22 10:00:00, like the first"
-    if not NUMBER.fullmatch(value):
-        return "must be a number; check delimiter and columns"
+        date = as_date(value)
+        if date is None:
+            return "must be a date such as 2020-09-22, or 2020-09-22 10:00:00, like the first"
+        return "" if EARLIEST <= date.timestamp() * 1000 <= LATEST else "must be between 1971 and 2200"
+    if problem := _problem_of_number(value):
+        return problem
     if unit == "order" or EARLIEST <= float(value) * TO_MILLISECONDS[unit] <= LATEST:
         return ""
     fitting = [u for u, factor in TO_MILLISECONDS.items() if EARLIEST <= float(value) * factor <= LATEST]

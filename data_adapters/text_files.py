@@ -84,8 +84,9 @@ def read_records(
         ReleaseError: as `read_lines`, and where a quote is not closed or not doubled.
     """
     if not quote:
-        for number, line in read_lines(path, encoding=encoding):
-            yield number, line.split(delimiter)
+        for number, line in _decoded_lines(path, encoding):
+            if line := line.removesuffix("\n").removesuffix("\r"):
+                yield number, line.split(delimiter)
         return
     lines = (line for _, line in _decoded_lines(path, encoding))
     reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, strict=True)
