@@ -53,6 +53,8 @@ BLANK = [
 ]
 """The characters that `str.strip` takes away; DuckDB's trim knows others."""
 ROWS = 1 << 16
+LONGEST_LINE = 1 << 23
+"""What DuckDB makes room for, several times over; longer lines are read by Python."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def open_events(file: EventFile, *, numbers: bool = False) -> Reader:
             columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in dict.fromkeys(names.values()))
             source = (
                 f"read_json({_located(file.path)}, format='newline_delimited', columns={{{columns}}}, "
-                "maximum_object_size=268435456)"
+                f"maximum_object_size={LONGEST_LINE})"
             )
             return Reader(file, {role: column_name(name) for role, name in names.items()}, source, names)
         case Parquet():
@@ -115,15 +117,14 @@ def open_events(file: EventFile, *, numbers: bool = False) -> Reader:
 def _delimited(file: Delimited, *, numbers: bool) -> Reader:
     first = first_record(file.path, delimiter=file.delimiter, quote=file.quote)
     positions, header = _positions(file, first)
+    blank = next(read_records(file.path, delimiter=file.delimiter, quote=file.quote))[0] - 1  # lines before the first
     names = [f"c{place}" for place in range(len(first))]
     plain = numbers and "items" not in positions and _holds_digits_only(file, header=header)
     columns = ", ".join(f"'{name}': '{'BIGINT' if plain else 'VARCHAR'}'" for name in names)
     source = (
         f"read_csv({_located(file.path)}, auto_detect=false, delim={quoted(file.delimiter)}, "
-        f"quote={quoted(file.quote)}, escape={quoted(file.quote)}, header={header}, columns={{{columns}}}, "
-        f"max_line_size={1 << 26}, strict_mode=true, null_padding=false, nullstr=''"
-        + (", buffer_size=268435456" if "items" in positions else "")
-        + ")"
+        f"quote={quoted(file.quote)}, escape={quoted(file.quote)}, header={header}, skip={blank}, "
+        f"columns={{{columns}}}, max_line_size={LONGEST_LINE}, strict_mode=true, null_padding=false, nullstr='')"
     )
     return Reader(file, {role: f"c{place}" for role, place in positions.items()}, source, plain=plain)
 

@@ -28,7 +28,7 @@ from data_adapters.event_files import (
     stripped,
     walk,
 )
-from data_adapters.release import Batches, Delimited, JsonLines, Parquet, Release
+from data_adapters.release import Delimited, JsonLines, Parquet, Release
 from data_adapters.text_files import ReleaseError
 
 __all__ = ["EventFacts", "load_events"]
@@ -95,8 +95,9 @@ def _load(engine: Engine, reader: Reader, release: Release, unit: str) -> None:
         if not isinstance(reader.file, Delimited | JsonLines):
             raise ReleaseError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
         # every line is good: lines that end with LF here and CRLF there, or a number too long in a column not needed
-        _insert(engine, by_python(reader), release, unit)
-    if "items" in reader.roles and not isinstance(reader.file, Batches):
+        reader = by_python(reader)
+        _insert(engine, reader, release, unit)
+    if "items" in reader.roles and reader.source != "batches":
         key = _whole if release.integer_ids else _text
         users = f"(SELECT {key('user')} AS user FROM (SELECT {reader.roles['user']} AS user FROM {reader.source}))"
         if engine.one(f"SELECT count(*) > count(DISTINCT user) FROM {users}") == (True,):
