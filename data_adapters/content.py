@@ -37,8 +37,11 @@ class Template:
             raise ReleaseError(f"{option} {template!r}: {error}; write fields as {{name}}") from error
         self._parts: list[tuple[str, str, str, str]] = []  # literal before, field, format, brackets behind
         literal = ""
-        for before, name, form, _ in parts:
+        for before, name, form, conversion in parts:
             literal += before
+            if conversion or not _is_format(form or ""):
+                wrong = f"!{conversion}" if conversion else f":{form}"
+                raise ReleaseError(f"{option} {template!r}: '{wrong}' is no format of text; write {{{name}}}")
             if name is not None:
                 self._parts.append((self._give_brackets_back(literal), name, form or "", ""))
                 literal = ""
@@ -69,6 +72,14 @@ class Template:
             before, name, form, _ = self._parts[-1]
             self._parts[-1] = before, name, form, literal[: len(literal) - len(rest)]
         return rest if self._parts else literal
+
+
+def _is_format(form: str) -> bool:
+    try:
+        format("", form)
+    except ValueError:
+        return False
+    return True
 
 
 class _TextOf(HTMLParser):
@@ -146,7 +157,7 @@ class MediaFinder:
                 f"{self.modality} of item '{item}' is {path!r}, which leads out of {self.root}; paths must be relative "
                 "to that folder and stay inside it"
             )
-        if (self.root / path).is_file():
+        if os.path.isfile(self.root / path):  # Path.is_file raises where a name is too long
             return PurePosixPath(path).as_posix()
         self.absent += 1
         return None
@@ -180,11 +191,13 @@ class MediaFinder:
         self.sources.append(FileRecord(f"{_relative(folder, self.root)}/", total, digest.hexdigest()))
 
 
-def _walk(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
+def _walk(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, int]]:
+    if folder.resolve() in above:
+        return  # a link to a folder that it lies in
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.is_dir():
-                yield from _walk(Path(entry.path), root)
+                yield from _walk(Path(entry.path), root, (*above, folder.resolve()))
             elif entry.is_file():
                 yield _relative(Path(entry.path), root), entry.stat().st_size
 

@@ -22,6 +22,8 @@ class Engine:
     """Run SQL over tables in `folder`, within `memory` (such as "2GB"); what does not fit waits on disk."""
 
     def __init__(self, folder: Path, *, memory: str) -> None:
+        if memory.strip().startswith("-"):
+            raise ReleaseError(f"--memory {memory}: must be more than nothing; write a size such as 2GB")
         try:
             self._connection = duckdb.connect(
                 folder / "work.duckdb",

@@ -112,9 +112,11 @@ class Catalogue:
             while piece := list(itertools.islice(rows, ROWS)):
                 table = {
                     "place": pa.array(range(place, place + len(piece)), pa.int64()),
-                    "id": pa.array([self._id(item) for item, _ in piece], pa.string()),
+                    "id": pa.array([_storable(self._id(item)) for item, _ in piece], pa.string()),
                 } | {
-                    f"f{k}": pa.array([(values.get(name) or "").strip() or None for _, values in piece], pa.string())
+                    f"f{k}": pa.array(
+                        [_storable(values.get(name) or "").strip() or None for _, values in piece], pa.string()
+                    )
                     for k, name in enumerate(self.fields)
                 }
                 engine.run(
@@ -170,3 +172,8 @@ class Catalogue:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(finder.root / path, target)
         return packed
+
+
+def _storable(text: str) -> str:
+    # half of a character that JSON may hold ("\\ud83d") is none in UTF-8
+    return text if text.isascii() else text.encode(errors="replace").decode()

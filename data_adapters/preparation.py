@@ -23,7 +23,7 @@ from data_adapters.options import Options
 from data_adapters.output import Catalogue, media_root, write_histories
 from data_adapters.release import Adapter, Batches, Release
 from data_adapters.text_files import ReleaseError
-from odmt.data.format import Dataset, DatasetError, DatasetWriter, FileRecord, hash_file, open_dataset
+from odmt.data.format import MODALITIES, Dataset, DatasetError, DatasetWriter, FileRecord, hash_file, open_dataset
 
 __all__ = ["Prepared", "prepare", "summarise"]
 
@@ -55,6 +55,7 @@ def prepare(
         ReleaseError: where the release is not what the adapter reads; names file, line and field.
         DatasetError: where `out` is taken by something else, or cannot be written.
     """
+    out = out if out.name not in ("", "..") else out.resolve()  # the folder's name names the dataset
     release = adapter.read(raw, arguments)
     text, finders = _content(release, options)
     catalogue = Catalogue(release, options, text, finders)
@@ -109,6 +110,11 @@ def _own(arguments: Namespace) -> dict[str, str]:
 
 def _content(release: Release, options: Options) -> tuple[Template | None, dict[str, MediaFinder]]:
     for column in options.columns:
+        if column in ("id", "frames", *MODALITIES):
+            raise ReleaseError(
+                f"--columns {column}: items.parquet has a column of that name for something else; a text is named by "
+                f"--text {column!r}"
+            )
         if column not in release.fields:
             raise ReleaseError(f"--columns {column}: no such field; there are {', '.join(release.fields) or 'none'}")
         if column in release.leaks:
@@ -130,6 +136,8 @@ def _hash_sources(release: Release, catalogue: Catalogue) -> dict[Path, tuple[in
     ]
     found: dict[Path, tuple[int, str]] = {}
     for path in tqdm(dict.fromkeys(files), desc="hashing", unit=" files", disable=None, delay=1):
+        if not path.is_file():
+            raise ReleaseError(f"no file at {path}; download it again")
         found[path] = path.stat().st_size, hash_file(path)
     return found
 
@@ -144,7 +152,7 @@ def _refuse_other(out: Path, preparation: Mapping[str, str], sources: Sequence[F
         for key in {**info.preparation, **preparation}
         if info.preparation.get(key, "") != preparation.get(key, "")
     ]
-    old, new = ({record.name: record for record in records} for records in (info.sources, sources))
+    old, new = _by_name(info.sources), _by_name(sources)
     differ += [f"source {key} is {_change(old, new, key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     if differ:
         raise DatasetError(
@@ -153,7 +161,15 @@ def _refuse_other(out: Path, preparation: Mapping[str, str], sources: Sequence[F
         )
 
 
-def _change(old: Mapping[str, FileRecord], new: Mapping[str, FileRecord], name: str) -> str:
+def _by_name(records: Sequence[FileRecord]) -> dict[str, list[FileRecord]]:
+    """Collect records; a folder of pictures and of clips is listed once for each."""
+    found: dict[str, list[FileRecord]] = {}
+    for record in records:
+        found.setdefault(record.name, []).append(record)
+    return found
+
+
+def _change(old: Mapping[str, object], new: Mapping[str, object], name: str) -> str:
     return "new" if name not in old else "gone" if name not in new else "changed"
 
 

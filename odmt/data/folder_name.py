@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 import subprocess
@@ -46,14 +47,14 @@ def lock(path: Path) -> TextIO:
 
 def clear_leftovers(path: Path) -> None:
     """Remove what dead writers of `path` left, and put back a dataset that one of them was about to replace."""
-    for partial in path.parent.glob(f".{path.name}.partial-*"):
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
         if (partial / LOCK).exists():
             try:
                 lock(partial / LOCK).close()
             except BlockingIOError:
                 continue  # alive, and writing the same folder: the last to finish will be refused
         shutil.rmtree(partial, ignore_errors=True)
-    for replaced in path.parent.glob(f".{path.name}.replaced-*"):
+    for replaced in path.parent.glob(f".{glob.escape(path.name)}.replaced-*"):
         if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)
         else:

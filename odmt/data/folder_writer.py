@@ -41,7 +41,7 @@ class DatasetWriter:
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
-        self.path = Path(path)
+        self.path = Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()
         self.overwrite = overwrite
         self._end = ExitStack()
         self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
@@ -182,15 +182,33 @@ class DatasetWriter:
             before, begin = times[-1:], begin + len(times)
 
     def _check_kept_media(self, media_root: str | Path) -> None:
-        inside = (self.path / media_root).resolve().is_relative_to(self.path.resolve())
-        if not inside or not self.path.exists():
+        here, root = self.path.resolve(), (self.path / media_root).resolve()
+        if not self.path.exists():
+            return
+        if not root.is_relative_to(here):
+            self._check_packed_media()
             return
         for _, file in self._media():
-            if (self.path / media_root / file).exists() and not (self.partial / media_root / file).exists():
+            if (root / file).exists() and not (self.partial / root.relative_to(here) / file).exists():
                 raise DatasetError(
                     f"{self.path / media_root / file} lies inside the folder that would be replaced and is not part of "
                     "the new one; move the media elsewhere and name that place as media_root, or copy them in anew"
                 )
+
+    def _check_packed_media(self) -> None:
+        try:
+            old = open_dataset(self.path)
+        except DatasetError:
+            return  # a damaged folder cannot say which media are its own
+        if not old.media_root.resolve().is_relative_to(self.path.resolve()):
+            return
+        for modality in old.info.modalities.keys() - {"text"}:
+            for file in old.media(modality):
+                if file is not None and file.is_file():
+                    raise DatasetError(
+                        f"{file} lies inside the folder that would be replaced and may be the only copy; copy media "
+                        f"into the new one as well (--pack), or remove {self.path} first"
+                    )
 
     def _media(self) -> Iterator[tuple[str, str]]:
         names = [m for m in MODALITIES if m != "text" and m in self._items.present]
