@@ -196,6 +196,8 @@ def _walk(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[tu
         return  # a link to a folder that it lies in
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                continue  # a link to nothing, or to itself
             if entry.is_dir():
                 yield from _walk(Path(entry.path), root, (*above, folder.resolve()))
             elif entry.is_file():
