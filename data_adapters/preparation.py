@@ -55,7 +55,6 @@ def prepare(
         ReleaseError: where the release is not what the adapter reads; names file, line and field.
         DatasetError: where `out` is taken by something else, or cannot be written.
     """
-    out = out if out.name not in ("", "..") else out.resolve()  # the folder's name names the dataset
     release = adapter.read(raw, arguments)
     text, finders = _content(release, options)
     catalogue = Catalogue(release, options, text, finders)
@@ -75,7 +74,7 @@ def prepare(
             Engine(writer.scratch, memory=memory) as engine,
         ):
             facts = load_events(engine, release)
-            number_events(engine)
+            number_events(engine, integer_ids=release.integer_ids, item_width=release.item_width)
             chosen = select_events(engine, options, facts, where=str(release.events[0].path))
             resolution = write_histories(engine, writer, keep_times=facts.keeps_times)
             unused = catalogue.write(engine, writer)

@@ -41,7 +41,9 @@ class DatasetWriter:
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
-        self.path = Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()
+        self.path = Path(path)
+        if self.path.name in ("", ".."):
+            raise DatasetError(f"{path} has no name of its own; name the folder to write, such as data/NAME")
         self.overwrite = overwrite
         self._end = ExitStack()
         self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
