@@ -1,13 +1,21 @@
-"""Measure speed and memory: python experiments/bench.py --suite prepare [--json FILE].
+"""Measure speed and memory: python experiments/bench.py --suite NAME [--json FILE] [options of the suite].
 
 Suites:
+  step      a training step beside a plain reference of the same loss and gradients, and the arithmetic floor
+  eval      item encoding, scoring and ranking beside the release's way, and the full ranking of MicroLens-50k
+  loader    reading a batch's tokens beside the step that uses it, with cached features, warm and cold
+  growth    time and memory against batch, tokens, catalogue, streams and history length, beside the formula
+  start     import, --help, opening a dataset and the first step, each in a process of its own
   prepare   vendor files to dataset folder, at growing numbers of interactions, each in a process of its own
+  peers     the same model in other libraries, each in an environment of its own
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -16,56 +24,51 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks import preparation
+SUITES = {
+    "step": "step",
+    "eval": "evaluation",
+    "loader": "loader",
+    "growth": "growth",
+    "start": "start",
+    "prepare": "preparation",
+    "peers": "peers",
+}
+"""Modules of `benchmarks`, imported when asked for: each has add_arguments(parser), measure(arguments) and
+describe(results)."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one suite, print it, and write it to --json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", choices=["prepare"], required=True)
+    style = argparse.RawDescriptionHelpFormatter
+    first = argparse.ArgumentParser(description=__doc__, formatter_class=style, add_help=False)
+    first.add_argument("--suite", choices=list(SUITES), required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style, parents=[first])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument(
-        "--interactions",
-        type=int,
-        nargs="+",
-        default=[12_500_000, 25_000_000, 50_000_000],
-        metavar="N",
-        help="sizes for prepare (default 12.5, 25 and 50 million)",
-    )
-    parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="where large files go (default: the temporary folder)"
-    )
-    parser.add_argument("--memory", default="2GB", metavar="SIZE", help="as for the adapters (default 2GB)")
+    if "--suite" not in " ".join(argv):
+        parser.parse_args(argv)
+    name = first.parse_known_args(argv)[0].suite
+    suite = importlib.import_module(f"benchmarks.{SUITES[name]}")
+    suite.add_arguments(parser)
     arguments = parser.parse_args(argv)
     print(_about())
-    results = preparation.measure(arguments.interactions, folder=arguments.folder, memory=arguments.memory)
-    print(preparation.describe(results))
+    results = suite.measure(arguments)
+    print(suite.describe(results))
     if arguments.json:
-        tree: dict[str, Any] = {"about": _about(), "prepare": results}
+        tree: dict[str, Any] = {"about": _about(), "command": " ".join(argv), name: results}
         arguments.json.write_text(json.dumps(tree, indent=1) + "\n")
     return 0
 
 
 def _about() -> str:
     """Name the day, the commit and the machine that figures belong to."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    processor = next(
-        (line.split(":")[1].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")),
-        platform.processor(),
-    )
-    return f"{date.today().isoformat()}, commit {commit or 'unknown'}, {len_cpus()} x {processor}"
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.is_file() else ""
-
-
-def len_cpus() -> int:
-    """Count the processors that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{date.today().isoformat()}, commit {commit or 'unknown'}, {cores} x {processor or platform.processor()}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from tqdm import tqdm
 
-__all__ = ["describe", "measure"]
+__all__ = ["add_arguments", "describe", "measure"]
 
 FULL = {"interactions": 1_006_528_709, "users": 34_492_051, "items": 1_142_528}
 PIECE = 5_000_000
@@ -34,13 +35,29 @@ LAYOUTS = {
 """Whole numbers as ids, with titles; and text as ids, as in most other releases."""
 
 
-def measure(sizes: Sequence[int], *, folder: Path | None = None, memory: str = "2GB") -> list[dict[str, Any]]:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add what this suite takes."""
+    parser.add_argument(
+        "--interactions",
+        type=int,
+        nargs="+",
+        default=[12_500_000, 25_000_000, 50_000_000],
+        metavar="N",
+        help="sizes (default 12.5, 25 and 50 million)",
+    )
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where large files go (default: the temporary folder)"
+    )
+    parser.add_argument("--memory", default="2GB", metavar="SIZE", help="as for the adapters (default 2GB)")
+
+
+def measure(arguments: Namespace) -> list[dict[str, Any]]:
     """Return, per layout and size, seconds, interactions per second, peak memory and bytes on disk."""
     found = []
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         for layout in LAYOUTS:
-            for size in sizes:
-                found.append(_measure_one(layout, size, Path(name), memory))
+            for size in arguments.interactions:
+                found.append(_measure_one(layout, size, Path(name), arguments.memory))
                 print(_line(found[-1]), flush=True)
     return found
 
