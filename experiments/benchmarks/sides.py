@@ -21,9 +21,9 @@ from odmt.types import Batch, Tokens
 from .workload import Workload, edges_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
-from tests.parity.plain_batch import PlainBatch
+from tests.parity.plain_batch import PlainBatch, argsort_ranks
 
-__all__ = ["Ours", "Positions", "Reference", "plain_of"]
+__all__ = ["Ours", "Positions", "Reference", "argsort_ranks", "plain_of"]
 
 CLIP = 5.0
 
