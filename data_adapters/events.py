@@ -43,7 +43,10 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class EventFacts:
-    """Say what the table `events` (user, item, time in ms or NULL, rating or NULL) holds; rowid is the files' order."""
+    """Say what the table `events` (user, item, time in ms or NULL, rating or NULL) holds; rowid is the files' order.
+
+    Ids that are text may have blanks behind them, which `number_events` takes away from each distinct one.
+    """
 
     rows: int
     has_times: bool
@@ -64,6 +67,8 @@ def load_events(engine: Engine, release: Release) -> EventFacts:
         ReleaseError: naming file, line, field and value of the first that cannot be read.
     """
     key = "BIGINT" if release.integer_ids else "VARCHAR"
+    # texts are read twice and then dropped: packing them would cost more than the disk that it saves
+    engine.run(f"SET force_compression = '{'auto' if release.integer_ids else 'uncompressed'}'")
     engine.run(f"CREATE TABLE events (user {key}, item {key}, time BIGINT, rating DOUBLE)")
     unit, names = "", [sorted(roles_of(file)) for file in release.events]
     for file, roles in zip(release.events, names, strict=True):
@@ -77,6 +82,7 @@ def load_events(engine: Engine, release: Release) -> EventFacts:
         if not unit and "time" in reader.roles:
             unit = release.time_unit if release.time_unit != "auto" else _guess_unit(reader)
         _load(engine, reader, release, unit)
+    engine.run("RESET force_compression")
     (rows,) = engine.one("SELECT count(*) FROM events")
     if not rows:
         raise ReleaseError(f"{release.events[0].path}: has a header but no events; download it again")
@@ -98,7 +104,7 @@ def _load(engine: Engine, reader: Reader, release: Release, unit: str) -> None:
         reader = by_python(reader)
         _insert(engine, reader, release, unit)
     if "items" in reader.roles and reader.source != "batches":
-        key = _whole if release.integer_ids else _text
+        key = _whole if release.integer_ids else stripped
         users = f"(SELECT {key('user')} AS user FROM (SELECT {reader.roles['user']} AS user FROM {reader.source}))"
         if engine.one(f"SELECT count(*) > count(DISTINCT user) FROM {users}") == (True,):
             _explain(reader, release, unit)
@@ -133,21 +139,18 @@ def _insert(engine: Engine, reader: Reader, release: Release, unit: str) -> None
         padded = f"{stripped('item')} IN ('', {quoted(padding)})"
         source = f"(SELECT {kept}, unnest({listed}) AS item FROM {source}) WHERE NOT {padded}"
     key = str if reader.plain else _whole if release.integer_ids else _text
-    item = key("item")
-    if release.item_width and not release.integer_ids:
-        width = release.item_width
-        item = f"CASE WHEN length({item}) < {width} THEN lpad({item}, {width}, '0') ELSE {item} END"
     time = _milliseconds("time", unit, plain=reader.plain) if "time" in roles else "NULL"
     rating = "NULL" if "rating" not in roles else "rating::DOUBLE" if reader.plain else _number(stripped("rating"))
     engine.run(
-        f"INSERT INTO events SELECT {key('user')}, {item}, {time}, {rating} FROM {source}",
+        f"INSERT INTO events SELECT {key('user')}, {key('item')}, {time}, {rating} FROM {source}",
         label=f"reading {reader.file.path.name}",
         batches=open_batches(reader),
     )
 
 
 def _text(column: str) -> str:
-    return f"nullif({stripped(column)}, '')"
+    # what begins with a letter or digit is no blank text; the others are looked at closely
+    return f"CASE WHEN {column} > '!' AND {column} < chr(127) THEN {column} ELSE nullif({stripped(column)}, '') END"
 
 
 def _number(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data_adapters.engine import Engine
+from data_adapters.event_files import stripped
 from data_adapters.events import EventFacts
 from data_adapters.options import FEWEST_EVENTS, Options
 from data_adapters.text_files import ReleaseError
@@ -13,23 +14,28 @@ ORDER = "ORDER BY time, place"
 """Time, then the order of lines; time is NULL everywhere where the vendor gives none."""
 
 
-def number_events(engine: Engine) -> None:
-    """Replace ids by their rank.
+def number_events(engine: Engine, *, integer_ids: bool = False, item_width: int = 0) -> None:
+    """Replace ids by their rank; text ids lose blanks around them, and items gain zeros up to `item_width`.
 
     Makes the tables `user_ids` (user, u), `item_ids` (item, i) and `numbered` (u, i, time, rating, place).
     """
-    for what, row in (("user", "u"), ("item", "i")):
+    for what, row, width in (("user", "u", 0), ("item", "i", item_width)):
+        name = what if integer_ids else stripped(what)
+        if width and not integer_ids:
+            name = f"CASE WHEN length({name}) < {width} THEN lpad({name}, {width}, '0') ELSE {name} END"
         engine.run(
-            f"CREATE TABLE {what}_ids AS SELECT {what}, (row_number() OVER (ORDER BY {what}) - 1)::INTEGER AS {row} "
-            f"FROM (SELECT DISTINCT {what} FROM events)",
+            f"CREATE TABLE {what}_ranks AS SELECT *, (dense_rank() OVER (ORDER BY name) - 1)::INTEGER AS {row} "
+            f"FROM (SELECT {what}, {name} AS name FROM (SELECT DISTINCT {what} FROM events))",
             label=f"{what}s",
         )
+        engine.run(f"CREATE TABLE {what}_ids AS SELECT DISTINCT name AS {what}, {row} FROM {what}_ranks")
     engine.run(
         "CREATE TABLE numbered AS SELECT u, i, time, rating, events.rowid AS place FROM events "
-        "JOIN user_ids USING (user) JOIN item_ids USING (item)",
+        "JOIN user_ranks USING (user) JOIN item_ranks USING (item)",
         label="numbering",
     )
-    engine.run("DROP TABLE events")
+    for table in ("events", "user_ranks", "item_ranks"):
+        engine.run(f"DROP TABLE {table}")
 
 
 def select_events(engine: Engine, options: Options, facts: EventFacts, *, where: str) -> dict[str, int]:

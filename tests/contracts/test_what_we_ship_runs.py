@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from data_adapters.__main__ import _parser as adapters_parser
+from data_adapters.options import Options
 from odmt import ItemFeatures, make_batch
 from odmt.config import ConfigError, parse
 from odmt.pretrained import build_model
@@ -85,11 +87,24 @@ def python(*arguments: str, cwd: Path = REPOSITORY, **environment: str) -> subpr
     )
 
 
-def test_importing_odmt_costs_torch_and_numpy() -> None:
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("python -m data_adapters")])
+def test_the_readmes_adapter_commands_parse(line: str) -> None:
+    argv = shlex.split(line)[3:]
+    arguments = adapters_parser(argv).parse_args(argv)
+    if "raw" in arguments:
+        Options.of(arguments)
+
+
+def test_importing_odmt_costs_nothing_and_using_it_costs_torch_and_numpy() -> None:
+    before = python("-c", "import sys, odmt; print(*sys.modules)")
+    assert "torch" not in before.stdout.split()
     script = """
 import sys, torch, numpy
 before = set(sys.modules)
 import odmt
+for name in odmt.__all__:
+    getattr(odmt, name)
+assert dir(odmt) == odmt.__all__
 print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))
 """
     done = python("-c", script)

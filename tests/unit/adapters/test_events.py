@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from data_adapters.engine import Engine
 from data_adapters.event_files import BLANK, open_events, stripped
 from data_adapters.events import _explain, _guess_unit, load_events
+from data_adapters.filtering import number_events
 from data_adapters.release import Batches, Columns, Delimited, EventFile, JsonLines, Parquet, Release, TimeUnit
 from data_adapters.text_files import ReleaseError
 
@@ -39,9 +40,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def load(engine: Engine, *files: EventFile, **about: Any) -> list[Row]:
     """Read the files as one release and return its events in order."""
-    engine.run("DROP TABLE IF EXISTS events")
-    load_events(engine, Release(files, **about))
-    rows = engine.stream("SELECT user, item, time, rating FROM events ORDER BY rowid")
+    for table in ("events", "numbered", *(f"{what}_{kind}" for what in ("user", "item") for kind in ("ranks", "ids"))):
+        engine.run(f"DROP TABLE IF EXISTS {table}")
+    release = Release(files, **about)
+    load_events(engine, release)
+    number_events(engine, integer_ids=release.integer_ids, item_width=release.item_width)
+    named = "numbered JOIN user_ids USING (u) JOIN item_ids USING (i)"
+    rows = engine.stream(f"SELECT user, item, time, rating FROM {named} ORDER BY place")
     return [tuple(row.values()) for batch in rows for row in batch.to_pylist()]
 
 
