@@ -54,11 +54,6 @@ class EventFacts:
     time_unit: str
     """What the times were counted in, "" where there are none."""
 
-    @property
-    def keeps_times(self) -> bool:
-        """Whether the times are those of a clock, and not numbers that only order."""
-        return self.time_unit not in ("", "order")
-
 
 def load_events(engine: Engine, release: Release) -> EventFacts:
     """Read all event files into the table `events`.
@@ -111,7 +106,7 @@ def _load(engine: Engine, reader: Reader, release: Release, unit: str) -> None:
             raise ReleaseError(f"{path}: a user has two histories; merge them")
     wrong = ["user IS NULL", "item IS NULL"]
     if "time" in reader.roles:
-        wrong += ["time IS NULL"] if unit == "order" else ["time IS NULL", f"time NOT BETWEEN {EARLIEST} AND {LATEST}"]
+        wrong += ["time IS NULL", f"time NOT BETWEEN {EARLIEST} AND {LATEST}"]
     if "rating" in reader.roles:
         wrong.append("rating IS NULL")
     (first,) = engine.one(f"SELECT min(rowid) FROM events WHERE rowid >= {before} AND ({' OR '.join(wrong)})")
@@ -175,7 +170,7 @@ def _milliseconds(column: str, unit: str, *, plain: bool) -> str:
             f"CASE WHEN regexp_full_match({text}, '{DATE.pattern}') THEN epoch_ms(TRY_CAST({text} AS TIMESTAMPTZ)) END"
         )
     whole, real = f"TRY_CAST({column} AS BIGINT)", _number(text)
-    factor = TO_MILLISECONDS.get(unit, 1.0)
+    factor = TO_MILLISECONDS[unit]
     scaled = f"{whole} * {factor:.0f}" if factor >= 1 else f"{whole} // {round(1 / factor)}"
     limit = 8 * 10**15 * max(1, round(1 / factor))  # far beyond any time, and its product still fits
     if plain:
@@ -254,7 +249,7 @@ def _problem_of_time(value: str, unit: str) -> str:
         return "" if EARLIEST <= date.timestamp() * 1000 <= LATEST else "must be between 1971 and 2200"
     if problem := _problem_of_number(value):
         return problem
-    if unit == "order" or EARLIEST <= float(value) * TO_MILLISECONDS[unit] <= LATEST:
+    if EARLIEST <= float(value) * TO_MILLISECONDS[unit] <= LATEST:
         return ""
     fitting = [u for u, factor in TO_MILLISECONDS.items() if EARLIEST <= float(value) * factor <= LATEST]
     looks = f" (it looks like {UNITS[fitting[0]]})" if fitting else ""

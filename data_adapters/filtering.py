@@ -150,6 +150,8 @@ def _refuse_empty(options: Options, users: int, longest: int, where: str) -> Non
             f"{where}: nothing is left of {users} users in the {options.k_core}-core with at least "
             f"{options.min_events} events a user; lower --k-core or --min-events"
         )
+    if not users:
+        raise ReleaseError(f"{where}: no event is rated {options.min_rating or 0:g} or higher; lower --min-rating")
     lower = f"lower --min-events (to {FEWEST_EVENTS} at least)"
     way_out = lower if longest >= FEWEST_EVENTS else f"leave-two-out needs {FEWEST_EVENTS}"
     raise ReleaseError(

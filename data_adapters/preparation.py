@@ -76,7 +76,7 @@ def prepare(
             facts = load_events(engine, release)
             number_events(engine, integer_ids=release.integer_ids, item_width=release.item_width)
             chosen = select_events(engine, options, facts, where=str(release.events[0].path))
-            resolution = write_histories(engine, writer, keep_times=facts.keeps_times)
+            resolution = write_histories(engine, writer, keep_times=facts.has_times)
             unused = catalogue.write(engine, writer)
             sealed = writer.seal(
                 name=out.name,
@@ -180,9 +180,7 @@ def _tie_rule(facts: EventFacts, files: int) -> str:
 
 
 def _notes(facts: EventFacts, resolution: str) -> dict[str, str]:
-    if not facts.time_unit:
-        return {}
-    return {"times": f"{facts.time_unit}, {resolution}" if resolution else "a number that only orders, not kept"}
+    return {"times": f"{facts.time_unit}, {resolution}"} if facts.has_times else {}
 
 
 def summarise(dataset: Dataset) -> str:

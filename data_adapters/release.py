@@ -45,8 +45,7 @@ ROLES = ("user", "item", "items", "time", "rating")
 Columns = Mapping[str, tuple[str | int, ...]]
 """Per role, the header names that mean it, and the position (from 0) where it stands in files without a header."""
 
-TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date", "order"]
-"""What times are counted in; `order` is any number that only sorts, and is not kept."""
+TimeUnit = Literal["auto", "s", "ms", "us", "ns", "date"]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ waits for its end removes the sibling; where that dies too, the next writer does
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from odmt.shapes import Int
 
 __all__ = ["DatasetWriter"]
 
+WRITERS = itertools.count()
 MILLISECONDS = "ms since 1970-01-01 UTC"
 
 
@@ -46,7 +48,7 @@ class DatasetWriter:
             raise DatasetError(f"{path} has no name of its own; name the folder to write, such as data/NAME")
         self.overwrite = overwrite
         self._end = ExitStack()
-        self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}-{next(WRITERS)}")
 
     def __enter__(self) -> DatasetWriter:
         clear_leftovers(self.path)

@@ -104,7 +104,7 @@ before = set(sys.modules)
 import odmt
 for name in odmt.__all__:
     getattr(odmt, name)
-assert dir(odmt) == odmt.__all__
+assert dir(odmt) == sorted(odmt.__all__)
 print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))
 """
     done = python("-c", script)
