@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/accelerate launch --mixed_precision no experiments/train.py --dataset sample
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test lint types install peers clean
 
 demo: runs/sample-s1/result.json runs/sample-id_only-s1/result.json
 	$(BIN)/python experiments/report.py runs/sample-id_only-s1 runs/sample-s1
@@ -45,6 +45,17 @@ runs/sample-s1/result.json: | data/sample/features/encoded
 
 runs/sample-id_only-s1/result.json: | data/sample/features/encoded
 	$(RUN) --ablation id_only --train.lr 1e-2 --resume  # the best on validation of 1e-3 to 2e-2: a rival of its own tuning
+
+# Other libraries, to compare with: experiments/bench.py --suite peers. Each has an environment of its own (numpy<2).
+PEERS ?= .peers
+
+peers: $(PEERS)/recbole/installed $(PEERS)/rectools/installed
+
+$(PEERS)/%/installed: experiments/benchmarks/constraints-%.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(PEERS)/$*
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peer-$*"], sep="\n")' > $(PEERS)/$*/requirements.txt
+	$(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check -c $< -r $(PEERS)/$*/requirements.txt
+	touch $@
 
 clean:
 	rm -rf data/raw/sample data/sample runs/sample-s1 runs/sample-id_only-s1

@@ -1,0 +1,97 @@
+"""odmt on the task that the peers get: python -m benchmarks.peer_odmt FOLDER in-batch|catalogue.
+
+The steps are those of `odmt.training.fit` in one process, without its checkpoints and log, which the peers are spared
+as well. "in-batch" is the library's loss. "catalogue" gives the same loss every item as a candidate, without the
+popularity correction: the full softmax, except that a user's other training items are no candidates for that user.
+odmt has no full softmax of its own; this one is not tuned at all.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from odmt.data.features import ItemFeatures
+from odmt.data.loading import UserBatches, training_loader
+from odmt.evaluate import metrics, ranks
+from odmt.model import ODMT
+from odmt.types import Batch
+
+from .peer_diary import Diary, Scorer
+from .peer_task import Task, check_questions, check_training, examples
+
+WEIGHT_DECAY, CLIP = 0.1, 5.0  # the defaults of odmt.training
+
+
+def main(folder: Path, loss: str) -> None:
+    """Train and evaluate as the folder's task says, and leave the figures there."""
+    task = Task.read(folder)
+    settings, split = task.settings, task.split
+    diary = Diary(task, version=version("odmt"), loss=loss, batch=f"{settings.batch} users", catalogue=task.num_items)
+    model = ODMT(
+        ItemFeatures({}, num_items=task.num_items),
+        streams=["id"],
+        dim=settings.dim,
+        fusion="independent",
+        backbone=f"sasrec(layers={settings.layers}, heads={settings.heads})",
+        item_counts=split.item_counts() if loss == "in-batch" else None,
+        length=settings.length,
+        dropout=settings.dropout,
+    )
+    batches = UserBatches(split.num_users, settings.batch, seed=settings.seed)
+    loader = training_loader(split, model.features, model.modalities, batches)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=WEIGHT_DECAY, fused=True)
+    diary.prepared()
+    _check(task)
+
+    more = True
+    while more:
+        batches.epoch = diary.epochs
+        diary.epoch_begins()
+        model.train()
+        for batch in loader:
+            losses = model(batch if loss == "in-batch" else over_catalogue(batch, task.num_items))
+            sum(losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]  # a tensor, not 0
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+        more = diary.epoch_ends(lambda: _scorer(model))
+    diary.evaluation(lambda: _evaluate(model, task))
+    diary.write(folder)
+
+
+def over_catalogue(batch: Batch, num_items: int) -> Batch:
+    """Make every item of the catalogue a candidate of the batch, once."""
+    items = torch.arange(1, num_items + 1)
+    return replace(batch, items=items, counts=torch.ones_like(items), histories=batch.items[batch.histories] - 1)
+
+
+def _scorer(model: ODMT) -> Scorer:
+    tables = model.encode_catalogue()
+    return lambda histories: model.states(histories, tables)["id"], tables["id"]
+
+
+def _evaluate(model: ODMT, task: Task) -> Mapping[str, float]:
+    tables = model.encode_catalogue()
+    questions = task.split.questions("valid")
+    found = ranks(lambda histories: model.states(histories, tables), tables, questions, combine=model.ensemble)
+    return {"NDCG@10": metrics(found["ensemble"])["NDCG@10"]}
+
+
+def _check(task: Task) -> None:
+    """Hold ourselves to what the peers are held to."""
+    everyone = np.arange(task.split.num_users)
+    events = task.split.training(everyone)
+    check_training(task, examples(np.pad(events, ((0, 0), (task.settings.length + 1 - events.shape[1], 0)))))
+    asked = task.split.questions("valid")
+    check_questions(task, asked.users, asked.histories, asked.targets)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
