@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odmt import ODMT, ItemFeatures, LeaveTwoOut, metrics, ranks
-from odmt.evaluate import mask_seen, popularity_ranks, rank_targets
+from odmt.evaluate import mask_seen, popularity_ranks, rank_targets, top_items
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=6, max_size=6), min_size=1, max_size=5), st.data())
@@ -23,6 +23,41 @@ def test_rank_is_the_average_position_in_a_sorted_list(rows: list[list[int]], da
     for row, target, rank in zip(rows, targets, found.tolist(), strict=True):
         positions = [1 + i for i, score in enumerate(sorted(row, reverse=True)) if score == row[target]]
         assert rank == pytest.approx(sum(positions) / len(positions))
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_what_is_seen_is_left_out_as_if_it_were_masked(data: st.DataObject) -> None:
+    score = st.sampled_from([-1.0, 0.0, 0.5, 2.0, math.nan])
+    users = data.draw(st.integers(1, 4))
+    scores = torch.tensor([[data.draw(score) for _ in range(7)] for _ in range(users)])
+    targets = torch.tensor([data.draw(st.integers(1, 6)) for _ in range(users)])
+    seen = torch.tensor([[data.draw(st.integers(0, 6)) for _ in range(4)] for _ in range(users)])
+    for repeats in ("rank", "miss"):
+        masked = mask_seen(scores, seen, targets, repeats=repeats)
+        hit = repeats == "miss"
+        for row, rank in enumerate(rank_targets(scores, targets, seen, repeats=repeats).tolist()):
+            if scores[row, targets[row]].isnan() and not (hit and targets[row] in seen[row]):
+                assert rank > (masked[row] > -math.inf).sum()  # behind all that may be ranked
+            elif not masked[row].isnan().any():
+                assert rank == rank_targets(masked[row : row + 1], targets[row : row + 1]).item()
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_top_items_are_the_first_of_a_sorted_list_however_the_catalogue_is_cut(data: st.DataObject) -> None:
+    users, items, k = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 12)), data.draw(st.integers(1, 14))
+    table = torch.tensor([[float(data.draw(st.integers(0, 3)))] for _ in range(items + 1)])
+    state = torch.tensor([[float(data.draw(st.sampled_from([1, 2, -1])))] for _ in range(users)])
+    seen = torch.tensor([[data.draw(st.integers(0, items)) for _ in range(3)] for _ in range(users)])
+    for chunk in (1, 3, 100):
+        scores, found = top_items({"id": state}, {"id": table}, seen, k=k, combine=lambda z: z["id"], chunk=chunk)
+        for row in range(users):
+            allowed = [i for i in range(1, items + 1) if i not in seen[row]]
+            best = sorted(allowed, key=lambda i, row=row: (-(state[row] * table[i]).item(), i))[:k]
+            assert found[row].tolist() == best + [0] * (k - len(best))
+            assert scores[row, : len(best)].tolist() == [(state[row] * table[i]).item() for i in best]
+            assert (scores[row, len(best) :] == -math.inf).all()
 
 
 def test_metrics_by_hand() -> None:
