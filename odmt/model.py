@@ -30,6 +30,8 @@ CONTEXT = ("dim", "dropout", "length", "widths")
 """What a component's constructor may ask for beside its own arguments."""
 FIXED = ("dim", "length", "widths")
 """Of these, what must be the same in all components, so that no call may set it."""
+PART_ROWS = 1 << 13
+"""Tokens of items that a CPU encodes at once (see `_by_length`)."""
 
 
 class ODMT(nn.Module):
@@ -120,6 +122,16 @@ class ODMT(nn.Module):
         if content is None:
             wanted = items.cpu().numpy()
             content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
+        parts = _by_length(content, len(items), self.device)
+        if parts is None:
+            return self._encode(items, content)
+        made = [
+            self._encode(items[part], {name: _cut(tokens, part) for name, tokens in content.items()}) for part in parts
+        ]
+        back = torch.cat(parts).argsort()
+        return {name: torch.cat([vectors[name] for vectors in made])[back] for name in made[0]}
+
+    def _encode(self, items: Tensor, content: Mapping[str, Tokens]) -> Streams:
         dtype = self.log_popularity.dtype
         tokens = {
             name: content[name].values.to(dtype) if name != "id" else self.id_table(items)[:, None]
@@ -129,7 +141,7 @@ class ODMT(nn.Module):
         return self.fusion(tokens, {name: content[name].mask if name != "id" else seen for name in self.inputs})
 
     @torch.inference_mode()
-    def encode_catalogue(self, chunk: int = 512) -> Streams:
+    def encode_catalogue(self, chunk: int = 2048) -> Streams:
         """Encode every item once, without dropout: per stream [num_items + 1, dim], row 0 (padding) zero.
 
         Chunks are cut from the catalogue in order, so the numbers do not depend on who asks for them.
@@ -156,6 +168,32 @@ class ODMT(nn.Module):
     def ensemble(self, scores: Streams) -> Tensor:
         """Combine the streams' scores into the recommendation: their mean."""
         return ensemble(scores)
+
+
+def _by_length(content: Mapping[str, Tokens], num_items: int, device: torch.device) -> list[Tensor] | None:
+    """Cut the items, sorted by their number of tokens, into parts of about PART_ROWS tokens; None for one part.
+
+    Exact, because items are encoded apart from each other. It saves what padding costs, and on a CPU the time that
+    goes into memory: what a part needs stays in the caches and is not asked of the system anew. A GPU is slower in
+    parts, and asking it for lengths would make it wait.
+    """
+    if device.type != "cpu" or not content:
+        return None
+    lengths = torch.stack([tokens.mask.sum(1) for tokens in content.values()]).sum(0)
+    rows = int(lengths.sum()) + num_items
+    if rows <= PART_ROWS:
+        return None
+    order = lengths.argsort(stable=True)
+    filled = (lengths[order] + 1).cumsum(0) // PART_ROWS
+    return list(order.split(filled.bincount()[filled.unique()].tolist()))
+
+
+def _cut(tokens: Tokens, part: Tensor) -> Tokens:
+    """Take some items, without the columns in which none of them has a token."""
+    mask = tokens.mask[part]
+    columns = torch.arange(1, mask.shape[1] + 1) * mask.any(0)
+    longest = max(1, int(columns.max()))
+    return Tokens(tokens.values[part, :longest], mask[:, :longest])
 
 
 @contextmanager
