@@ -21,7 +21,7 @@ Bili_Movie, Bili_Cartoon, Bili_Music, KU, QB, TN, DY. For a set X, in one folder
 
   X_pair.csv        user and item, in either order, then time: u1,v2,1600000000 (QB and TN have no time)
   X_behaviour.tsv   user, tab, items with spaces between, oldest first: u1  v2 v3 v4
-  X_item.csv        item, Chinese text, English text
+  X_item.csv        item, Chinese text, English text; what follows the second comma is English, quoted or not
   X_cover/v2.jpg    covers, named by item (Source_Bili_2M_cover is of Bili_2M and Bili_500K)
 
 X_pair.csv is read where it has times or is alone, else X_behaviour.tsv. Where several X are there, choose with
@@ -99,7 +99,8 @@ def _read_items(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
             raise ReleaseError(
                 f"{path}, line {number}: {len(fields)} fields, {fields[:3]}; needed are item, Chinese and English text"
             )
-        yield fields[0], {"zh": fields[1], "en": fields[2]}
+        # commas that nothing quotes are the English text's: Chinese has its own (U+FF0C)
+        yield fields[0], {"zh": fields[1], "en": ",".join(fields[2:])}
 
 
 def _covers(raw: Path, domain: str) -> list[Path]:

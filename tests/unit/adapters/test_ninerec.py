@@ -90,6 +90,17 @@ def test_texts_in_chinese_and_the_other_language_as_a_column(tmp_path: Path) -> 
     assert dataset.column("en")[dataset.ids().index("v33")] == "plain"
 
 
+def test_english_texts_keep_commas_that_nothing_quotes(tmp_path: Path) -> None:
+    items = 'v33,"中文",english "quoted" text, with comma, and another\nv17551,一,"quoted, whole"\nv165612,一,a,\n'
+    dataset = prepare(write(tmp_path / "raw", {**RELEASE, "KU_item.csv": items}), "--columns", "zh")
+    assert dict(zip(dataset.ids(), dataset.texts(), strict=True)) == {
+        "v33": 'english "quoted" text, with comma, and another',
+        "v17551": "quoted, whole",
+        "v165612": "a,",
+    }
+    assert dataset.column("zh")[dataset.ids().index("v33")] == "中文"
+
+
 @pytest.mark.parametrize("with_pairs", [True, False])
 def test_sequences_are_read_where_pairs_have_no_times(tmp_path: Path, with_pairs: bool) -> None:
     files = {"QB_behaviour.tsv.gz": gzip.compress(BEHAVIOUR.encode()), "QB_item.csv": ITEMS}
