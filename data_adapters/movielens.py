@@ -168,11 +168,12 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
 
 def _read_u_item(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
     for number, line in read_lines(path, encoding="latin-1"):
-        item, title, *rest = line.split("|")
+        item, *rest = line.split("|")
         flags = rest[-len(GENRES) :]
-        if len(rest) < len(GENRES) or not set(flags) <= {"0", "1"}:
+        if len(rest) <= len(GENRES) or not set(flags) <= {"0", "1"}:
             raise ReleaseError(f"{path}, line {number}: {line[:60]!r} does not end in {len(GENRES)} flags of genres")
         genres = [genre for genre, flag in zip(GENRES, flags, strict=True) if flag == "1" and genre != "unknown"]
+        title = rest[0]
         # movie 267 is called "unknown" and has no other field
         yield item, {"title": "" if title == "unknown" else title, "genres": ", ".join(genres)}
 

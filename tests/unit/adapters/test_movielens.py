@@ -180,13 +180,19 @@ def test_says_what_is_wrong(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_line_of_flags_that_is_cut_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [("|0\n", "\n", "1|Toy Story"), ("1|Toy", "1;Toy\n1|Toy", "1;Toy"), ("1|Toy", "7\n1|Toy", "7")],
+)
+def test_a_line_of_films_that_is_cut_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, shown: str
+) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     for name, content in HUNDRED_THOUSAND.items():
-        (raw / name).write_bytes(content.replace(b"|0\n", b"\n", 1) if name == "u.item" else content)
+        (raw / name).write_bytes(content.replace(old.encode(), new.encode(), 1) if name == "u.item" else content)
     assert main(["movielens", "--raw", str(raw), "--out", str(tmp_path / "out"), "--min-events", "4"]) == 1
-    assert "u.item, line 1: '1|Toy Story" in capsys.readouterr().err
+    assert f"u.item, line 1: '{shown}" in capsys.readouterr().err
 
 
 def test_the_real_ml_1m_has_the_published_counts(real_data: Path, tmp_path: Path) -> None:
