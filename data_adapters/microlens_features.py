@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from data_adapters.text_files import ReleaseError
 __all__ = ["find_features", "open_matrix"]
 
 ENCODERS = {"CLIPRN50": "image", "BgeM3": "text", "VideoMAE": "video"}
-VECTOR = re.compile(r'"(\d+)"\s*:\s*(\[[^\]]*\])')
-CHUNK = 1 << 22
+VECTOR = re.compile(r'\s*[{,]\s*"(\d+)"\s*:\s*(\[[^\]]*\])')
+CHUNK, LONGEST = 1 << 22, 1 << 20
+"""Characters read at once, and how many a vector has at most."""
 
 
 def find_features(raw: Path) -> list[ReadyFeatures]:
@@ -69,21 +71,54 @@ def open_matrix(path: Path) -> np.ndarray:
 
 
 def _parse(path: Path) -> np.ndarray:
-    rows = [np.array(json.loads(numbers), np.float32) for _, numbers in _vectors(path)]
+    rows = [_row(path, item, numbers) for item, numbers in _vectors(path)]
     widths = {len(row) for row in rows}
     if len(widths) > 1:
         raise ReleaseError(f"{path}: vectors of different widths, {sorted(widths)[:3]}; download it again")
     return np.stack(rows)
 
 
+def _row(path: Path, item: str, numbers: str) -> np.ndarray:
+    try:
+        row = np.array(json.loads(numbers), np.float32)
+    except (ValueError, TypeError) as error:
+        raise ReleaseError(
+            f"{path}, item '{item}': {numbers[:60]!r} is no list of numbers ({error}); download it again"
+        ) from error
+    if not np.isfinite(row).all():
+        raise ReleaseError(f"{path}, item '{item}': {numbers[:60]!r} has a value that is no number; download it again")
+    return row
+
+
 def _vectors(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (item, its numbers as JSON) while holding no more than a piece of the file."""
-    left = ""
+    """Yield (item, its numbers as JSON) while holding no more than a piece of the file.
+
+    Raises:
+        ReleaseError: where the file is anything but one object of lists, such as one cut off in its download.
+    """
+    left, start, last = "", "{", ""
     with path.open(encoding="utf-8") as file:
-        while piece := file.read(CHUNK):
+        for piece in _pieces(file, path):
             left += piece
             end = 0
-            for match in VECTOR.finditer(left):
+            while (match := VECTOR.match(left, end)) and match[0].lstrip()[0] == start:
                 yield match[1], match[2]
-                end = match.end()
+                end, start, last = match.end(), ",", match[1]
             left = left[end:]
+            if len(left) > LONGEST:
+                break
+    rest = left.strip()
+    if rest != "}" and not (start == "{" and re.fullmatch(r"\{\s*\}", rest)):
+        after = f"after item '{last}'" if last else "at its start"
+        raise ReleaseError(
+            f'{path}: {after} stands {rest[:60]!r}, where {{"ITEM": [number, ...], ...}} goes on or ends; the file is '
+            "cut off or damaged, download it again"
+        )
+
+
+def _pieces(file: TextIO, path: Path) -> Iterator[str]:
+    try:
+        while piece := file.read(CHUNK):
+            yield piece
+    except UnicodeDecodeError as error:
+        raise ReleaseError(f"{path}: not UTF-8 ({error}); download it again") from error

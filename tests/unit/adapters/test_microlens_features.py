@@ -108,3 +108,38 @@ def test_refuses_json_without_vectors_and_of_several_widths(raw: Path) -> None:
     path.write_text('{"1": [1.0, 2.0], "2": [1.0]}')
     with pytest.raises(ReleaseError, match=r"different widths, \[1, 2\]"):
         features(raw)["CLIPRN50"].load()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 20, 60, 79])
+def test_refuses_json_that_is_cut_off(raw: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = raw / FOLDER / f"{COVERS}.json"
+    whole = json.dumps({str(row + 1): MATRIX[row].tolist() for row in range(4)})
+    path.write_text(whole + "\n")
+    assert list(features(raw)["CLIPRN50"].ids) == ["1", "2", "3", "4"]
+    for chunk in (5, 1 << 22):
+        monkeypatch.setattr("data_adapters.microlens_features.CHUNK", chunk)
+        path.write_text(whole[:-cut])
+        with pytest.raises(ReleaseError, match=r"CLIPRN50.json: (after item '\d'|at its start) stands '.*cut off"):
+            features(raw)
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        (b'{"1": [1.0, oops]}', "item '1': '[1.0, oops]' is no list of numbers"),
+        (b'{"1": [1.0, 2.0], "2": [1.0, null]}', "item '2': '[1.0, null]' has a value that is no number"),
+        (b'{"1": [1.0, "a"]}', "is no list of numbers"),
+        (b'{"1": [1.0]}{"2": [1.0]}', "after item '1' stands"),
+        (b'{"1": [1.0] "2": [1.0]}', "after item '1' stands '\"2\""),
+        (b'{"1": [1.0], oops: 1, "2": [1.0]}', "after item '1' stands ', oops"),
+        (b'{"1": [1.0], "\xe9": [1.0]}', "not UTF-8"),
+        (b"", "at its start stands ''"),
+    ],
+)
+def test_refuses_json_that_is_damaged(raw: Path, content: bytes, answer: str) -> None:
+    path = raw / FOLDER / f"{COVERS}.json"
+    path.write_bytes(content)
+    with pytest.raises(ReleaseError) as error:
+        features(raw)["CLIPRN50"].load()
+    assert str(error.value).startswith(f"{path}")
+    assert answer in str(error.value)
