@@ -93,7 +93,7 @@ def count_pictures(path: Path) -> int:
     """Return how many pictures the LMDB at `path`, a file or folder, holds.
 
     Raises:
-        ReleaseError: where it is no LMDB.
+        ReleaseError: where it is no LMDB, or cut off.
     """
     with _transaction(path) as transaction:
         return transaction.stat()["entries"] - sum(transaction.get(key) is not None for key in INDEX_KEYS)
@@ -103,7 +103,8 @@ def read_pictures(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield (KEY.png, content) per picture of the LMDB at `path`.
 
     Raises:
-        ReleaseError: where a value is anything but a known picture, or a key is no plain file name; names the key.
+        ReleaseError: where the file is cut off or damaged, a value is anything but a known picture, or a key is no
+            plain file name; names the key.
     """
     with _transaction(path) as transaction:
         for entry in transaction.cursor():
@@ -132,10 +133,20 @@ def _transaction(path: Path) -> Iterator[lmdb.Transaction]:
         environment = lmdb.open(
             str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False, create=False
         )
+        with environment:
+            _check_length(path, environment)
+            with environment.begin() as transaction:
+                yield transaction
     except lmdb.Error as error:
         raise ReleaseError(f"{path}: no LMDB that can be read ({error}); download it again") from error
-    with environment, environment.begin() as transaction:
-        yield transaction
+
+
+def _check_length(path: Path, environment: lmdb.Environment) -> None:
+    # the file is mapped: reading a page beyond its end would kill this process (SIGBUS)
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    there = (path / "data.mdb" if path.is_dir() else path).stat().st_size
+    if there < needed:
+        raise ReleaseError(f"{path}: {there:,} bytes of {needed:,} are there; it is cut off, download it again")
 
 
 def _decoded(picture: Mapping[str, Any], where: str) -> Image.Image:

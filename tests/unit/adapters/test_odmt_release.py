@@ -313,6 +313,33 @@ def test_channels(tmp_path: Path, channels: int) -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))).reshape(picture.shape), picture)
 
 
+@pytest.mark.parametrize("subdir", [False, True])
+def test_a_database_cut_off_in_its_download_is_refused(tmp_path: Path, subdir: bool) -> None:
+    entries = {f"B{number:03}": pickled(noise(number, 60, 60, 3), "B") for number in range(40)}
+    path = database(tmp_path / "pictures.lmdb", entries, subdir=subdir)
+    data = path / "data.mdb" if subdir else path
+    size = data.stat().st_size
+    os.truncate(data, size // 2)
+    # in a process of its own: reading on would kill it
+    program = (
+        "import pathlib, sys; from data_adapters.lmdb_pictures import read_pictures; "
+        "list(read_pictures(pathlib.Path(sys.argv[1])))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert f"ReleaseError: {path}: {size // 2:,} bytes of {size:,} are there; it is cut off" in ended.stderr
+
+
+def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+    path = database(tmp_path / "pictures.lmdb", {f"B{i:03}": pickled(noise(i, 9, 9, 3), "B") for i in range(200)})
+    data = bytearray(path.read_bytes())
+    for page in range(2 * 4096, len(data), 4096):
+        data[page + 10 : page + 12] = b"\xff\xff"  # the kind of each page
+    path.write_bytes(data)
+    with pytest.raises(ReleaseError, match=r"pictures.lmdb: no LMDB that can be read \(.*download it again"):
+        list(read_pictures(path))
+
+
 def test_pictures_of_another_lmdb_are_not_taken_for_these(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = amazon(tmp_path / "raw")
     database(raw / "Arts_image.lmdb", {"B001": pickled(noise(1, 4, 4, 3), "B001")})
