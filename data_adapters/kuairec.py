@@ -15,8 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from data_adapters.event_files import NUMBER
 from data_adapters.release import Adapter, Batches, Catalogue, Release
-from data_adapters.text_files import ReleaseError, first_record, read_lines
+from data_adapters.text_files import ReleaseError, first_record, read_lines, read_rows
 
 __all__ = ["ADAPTER", "read", "read_captions"]
 
@@ -38,6 +39,9 @@ CATEGORIES = re.compile(r"(?:,-?\d+(?:\.0)?,[^,\n]*){3}\s*$")
 """How a record ends."""
 UNKNOWN = ("UNKNOWN", "UNK", "-124", "[]")
 UNTIMED = "plays without a time"
+UNTIMED_AS = ("", "NULL", "null", "NaN", "nan", "NA", "N/A")
+EARLIEST, LATEST = 31_536_000, 7_258_118_400
+"""Seconds: 1971 and 2200."""
 
 
 def read(raw: Path, arguments: Namespace) -> Release:
@@ -70,19 +74,50 @@ def read(raw: Path, arguments: Namespace) -> Release:
 
 
 def _read_matrix(path: Path, dropped: dict[str, int]) -> Iterator[pa.RecordBatch]:
-    text, number = pa.string(), pa.float64()
-    types = dict(zip(ROLES, (text, text, number, number), strict=True))
+    whole, number = pa.int64(), pa.float64()
+    types = dict(zip(ROLES, (whole, whole, number, number), strict=True))
     untimed = 0
     try:
         for batch in arrow_csv.open_csv(
-            path, convert_options=arrow_csv.ConvertOptions(include_columns=[*ROLES], column_types=types)
+            path,
+            convert_options=arrow_csv.ConvertOptions(
+                include_columns=[*ROLES], column_types=types, null_values=[*UNTIMED_AS]
+            ),
         ):
             timed = batch.filter(batch.column("timestamp").is_valid())
             untimed += len(batch) - len(timed)
             dropped[UNTIMED] = untimed
+            if not _is_sound(timed):
+                raise pa.ArrowInvalid("a value is missing, or out of bounds")
             yield timed.rename_columns([*ROLES.values()])
     except pa.ArrowInvalid as error:
-        raise ReleaseError(f"{path}: {error} (columns counted from 0); download it again") from error
+        _explain(path)
+        raise ReleaseError(f"{path}: {error}; download it again") from error
+
+
+def _is_sound(batch: pa.RecordBatch) -> bool:
+    user, item, time, _ = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+    complete = not any(column.null_count for column in batch.columns)
+    return complete and bool((user >= 0).all() and (item >= 0).all() and ((time >= EARLIEST) & (time <= LATEST)).all())
+
+
+def _explain(path: Path) -> None:
+    """Raise `ReleaseError` for the first line with a wrong value; the quick reader counts neither lines nor columns."""
+    for number, row in read_rows(path):
+        values = {name: row[name].strip() for name in ROLES}
+        if values["timestamp"] in UNTIMED_AS:
+            continue
+        for name, value in values.items():
+            if not re.fullmatch(r"\d{1,18}" if ROLES[name] in ("user", "item") else NUMBER, value):
+                what = "a whole number" if ROLES[name] in ("user", "item") else "a number"
+                raise ReleaseError(
+                    f"{path}, line {number}: {name} is {value[:40]!r}, must be {what}; download it again"
+                )
+        if not EARLIEST <= float(values["timestamp"]) <= LATEST:
+            raise ReleaseError(
+                f"{path}, line {number}: timestamp is {values['timestamp']}, no unix time in seconds between 1971 and "
+                "2200; download it again"
+            )
 
 
 def read_captions(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:

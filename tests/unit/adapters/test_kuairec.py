@@ -112,9 +112,18 @@ def test_a_record_that_is_cut_is_named(tmp_path: Path, cut: str, line: int) -> N
         ({"KuaiRec 2.0/data/big_matrix.csv": MATRIX.replace("watch_ratio", "ratio")}, ["line 1", "watch_ratio"]),
         (
             {"KuaiRec 2.0/data/big_matrix.csv": MATRIX.replace("1593878904.1", "later")},
-            ["big_matrix.csv", "column #6", "Row #6", "later"],
+            ["big_matrix.csv, line 6: timestamp is 'later'"],
         ),
-        ({"KuaiRec 2.0/data/big_matrix.csv": MATRIX + "9,148,4381\n"}, ["big_matrix.csv", "8 columns"]),
+        ({"KuaiRec 2.0/data/big_matrix.csv": MATRIX + "9,148,4381\n"}, ["big_matrix.csv, line 9: 3 fields", "8"]),
+        # line 5 has no time and is left out
+        ({"KuaiRec 2.0/data/big_matrix.csv": MATRIX.replace("\n9,148", "\nu9,148")}, ["line 8: user_id is 'u9'"]),
+        ({"KuaiRec 2.0/data/big_matrix.csv": MATRIX.replace("\n9,148", "\n-9,148")}, ["line 8: user_id is '-9'"]),
+        ({"KuaiRec 2.0/data/big_matrix.csv": MATRIX.replace("14,8234", "14,")}, ["line 6: video_id is ''"]),
+        ({"KuaiRec 2.0/data/big_matrix.csv": MATRIX.replace(",2.1\n", ",x\n")}, ["line 7: watch_ratio is 'x'"]),
+        (
+            {"KuaiRec 2.0/data/big_matrix.csv": MATRIX.replace("1593878909.0", "1593878909000")},
+            ["line 7: timestamp is 1593878909000, no unix time in seconds"],
+        ),
     ],
 )
 def test_says_what_is_wrong(
