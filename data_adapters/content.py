@@ -9,13 +9,17 @@ import os
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 
 from data_adapters.release import Media
 from data_adapters.text_files import ReleaseError
 from odmt.data.format import FileRecord
 
+SUFFIXES = {
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff"),
+    "video": (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".flv", ".wmv", ".3gp"),
+    "audio": (".mp3", ".wav", ".m4a", ".aac", ".flac", ".ogg"),
+}
 __all__ = ["MediaFinder", "Template", "clean_html"]
 
 
@@ -82,23 +86,16 @@ def _is_format(form: str) -> bool:
     return True
 
 
-class _TextOf(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden += tag in ("script", "style")
-        self.parts.append(" ")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in ("script", "style") and self._hidden > 0
-        self.parts.append(" ")
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.parts.append(data)
+TAGS = (
+    "script style a abbr address article aside b big blockquote body br caption center cite code col colgroup dd del "
+    "dfn div dl dt "
+    "em embed figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins kbd "
+    "label li link main map mark meta nav noscript object ol option p param pre q s samp section select small source "
+    "span strike strong sub sup svg table tbody td tfoot th thead title tr tt u ul var video wbr"
+)
+ATTRIBUTE = r"""\s+(?:nowrap|noshade|hidden|compact|checked|disabled|[\w:-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))"""
+TAG = re.compile(rf"</?(?:{TAGS.replace(' ', '|')})(?:{ATTRIBUTE})*\s*/?>", re.IGNORECASE)
+HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 
 
 def clean_html(text: str, how: str) -> str:
@@ -109,13 +106,9 @@ def clean_html(text: str, how: str) -> str:
     if how == "keep" or ("&" not in text and "<" not in text):
         return text
     for _ in range(2):
-        if how == "strip" and re.search(r"<[a-zA-Z/!]", text):
-            parser = _TextOf()
-            parser.feed(text)
-            parser.close()
-            text = " ".join("".join(parser.parts).split())
-        else:
-            text = html.unescape(text)
+        if how == "strip":  # known tags alone: in "a<b and c>d" nothing is one
+            text = " ".join(TAG.sub(" ", HIDDEN.sub(" ", text)).split())
+        text = html.unescape(text)
     return text
 
 
@@ -127,18 +120,26 @@ class MediaFinder:
     """
 
     def __init__(self, media: Media, root: Path, fields: Sequence[str], *, modality: str) -> None:
-        self.root, self.modality = root.resolve(), modality
+        self.root, self.modality = Path(os.path.abspath(root)), modality  # links keep the names they have
         self.absent = 0
         """Paths that were named by an item but are not there."""
+        self.example = ""
+        self.listed = self.unnameable = 0
+        """Files in the folders, and those whose names are not UTF-8, which no item can have."""
         self.sources: list[FileRecord] = []
         self._stem = media.stem
         self._template = Template(media.field, ["id", *fields], option=f"--{modality}") if media.field else None
         self._files: dict[str, str] = {}
         self._series: dict[str, list[tuple[int, str]]] | None = None
+        self._folders = [Path(os.path.abspath(folder)) for folder in media.folders]
+        if self._template:
+            self._folders = [self.root / media.field.partition("{")[0].rpartition("/")[0]]
+            if self._folders[0].is_dir():
+                self._list(self._folders[0], SUFFIXES.get(modality, ()))
         for folder in media.folders:
             if not folder.is_dir():
                 raise ReleaseError(f"no folder at {folder} for {modality} files; name the one that holds them")
-            self._list(folder.resolve(), [suffix.lower() for suffix in media.suffixes])
+            self._list(Path(os.path.abspath(folder)), [suffix.lower() for suffix in media.suffixes])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -162,6 +163,20 @@ class MediaFinder:
         self.absent += 1
         return None
 
+    def check_inside(self, path: str) -> Path:
+        """Return where a file lies that is to be copied.
+
+        Raises:
+            ReleaseError: where it is a link that leads out of the folders: what it points to may not be a picture.
+        """
+        real = (self.root / path).resolve()
+        if not any(real.is_relative_to(folder.resolve()) for folder in self._folders):
+            raise ReleaseError(
+                f"{self.root / path} is a link to {real}, outside the folder of the {self.modality} files, and is not "
+                "copied; put the file itself there, or leave --pack out"
+            )
+        return real
+
     def find_series(self, item: str) -> list[str] | None:
         """Return the item's files ITEM-1, ITEM-2, ..., relative to `root`, in the order of their numbers."""
         if self._series is None:
@@ -181,6 +196,11 @@ class MediaFinder:
             name = PurePosixPath(path)
             if suffixes and name.suffix.lower() not in rank:
                 continue
+            if not _is_utf8(path):
+                self.unnameable += 1
+                continue
+            self.listed += 1
+            self.example = self.example or path
             digest.update(f"{path}\0{size}\n".encode())
             total += size
             place = rank.get(name.suffix.lower(), 0)
@@ -202,6 +222,14 @@ def _walk(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[tu
                 yield from _walk(Path(entry.path), root, (*above, folder.resolve()))
             elif entry.is_file():
                 yield _relative(Path(entry.path), root), entry.stat().st_size
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _relative(path: Path, root: Path) -> str:

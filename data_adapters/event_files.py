@@ -100,15 +100,11 @@ def open_events(file: EventFile, *, numbers: bool = False) -> Reader:
         case Parquet():
             source = f"read_parquet({_located(file.path)})"
             try:
-                present = [row[0] for row in duckdb.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+                types = {row[0]: row[1] for row in duckdb.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
             except duckdb.Error as error:
                 raise ReleaseError(f"{file.path}: not a readable parquet file ({error}); download it again") from error
-            names = {role: _named(role, choices, present, file.path) for role, choices in file.columns.items()}
-            return Reader(
-                file,
-                {r: column_name(n) if r == "items" else f"{column_name(n)}::VARCHAR" for r, n in names.items()},
-                source,
-            )
+            names = {role: _named(role, choices, list(types), file.path) for role, choices in file.columns.items()}
+            return Reader(file, {r: _as_varchar(r, n, types[n]) for r, n in names.items()}, source)
         case Batches():
             roles = {r: column_name(r) if r == "items" else f"{column_name(r)}::VARCHAR" for r in file.roles}
             return Reader(file, roles, "batches")
@@ -154,19 +150,17 @@ def _positions(file: Delimited, first: Sequence[str]) -> tuple[dict[str, int], b
     if len(named) == len(file.columns):
         return named, True
     placed = {role: c for role, choices in file.columns.items() for c in choices if isinstance(c, int)}
-    missing = [role for role in file.columns if role not in named and role not in placed]
-    too_far = [role for role, place in placed.items() if place >= len(first) and role not in named]
-    if missing or too_far:
-        role = (missing or too_far)[0]
-        choices = " or ".join(repr(c) for c in file.columns[role] if isinstance(c, str)) or f"field {placed[role] + 1}"
+    numbers = [first[place] for role, place in placed.items() if role in ("time", "rating") and place < len(first)]
+    is_header = bool(named) or any(not NUMBER.fullmatch(value) and not as_date(value) for value in numbers)
+    for role, choices in file.columns.items():
+        names = [repr(c) for c in choices if isinstance(c, str)]
+        if role in named or (role in placed and placed[role] < len(first) and not (is_header and names)):
+            continue  # by position only where no header could name it
+        wanted = " or ".join(names) or f"field {placed[role] + 1}"
         raise ReleaseError(
             f"{file.path}, line 1: {len(first)} fields separated by {file.delimiter!r} "
-            f"({', '.join(first)[:120]}), none of which is {choices} ({role}); check delimiter and header"
+            f"({', '.join(first)[:120]}), none of which is {wanted} ({role}); check delimiter and header"
         )
-    numbers = [place for role, place in placed.items() if role in ("time", "rating")]
-    is_header = bool(named) or any(
-        not NUMBER.fullmatch(first[place]) and not as_date(first[place]) for place in numbers
-    )
     return {role: named.get(role, placed.get(role, 0)) for role in file.columns}, is_header
 
 
@@ -211,6 +205,14 @@ def _walk_delimited(file: Delimited) -> Iterator[tuple[int, dict[str, Any]]]:
                 "delimiter: download the file again, or rewrite it with one delimiter"
             )
         yield number, {role: fields[place] for role, place in positions.items()}
+
+
+def _as_varchar(role: str, name: str, kind: str) -> str:
+    column = column_name(name)
+    if role in ("user", "item") and kind in ("DOUBLE", "FLOAT"):
+        # what pandas makes of whole numbers where one is missing: 7.0 means 7
+        return f"CASE WHEN {column} = floor({column}) THEN {column}::HUGEINT::VARCHAR ELSE {column}::VARCHAR END"
+    return column if role == "items" else f"{column}::VARCHAR"
 
 
 def _as_text(value: Any) -> str | None:

@@ -247,10 +247,11 @@ def _problem_of_time(value: str, unit: str) -> str:
         if date is None:
             return "must be a date such as 2020-09-22, or 2020-09-22 10:00:00, like the first"
         return "" if EARLIEST <= date.timestamp() * 1000 <= LATEST else "must be between 1971 and 2200"
-    if problem := _problem_of_number(value):
-        return problem
+    if _problem_of_number(value):
+        return "must be a number, or an ISO date such as 2020-09-22 throughout; check delimiter and columns"
     if EARLIEST <= float(value) * TO_MILLISECONDS[unit] <= LATEST:
         return ""
     fitting = [u for u, factor in TO_MILLISECONDS.items() if EARLIEST <= float(value) * factor <= LATEST]
     looks = f" (it looks like {UNITS[fitting[0]]})" if fitting else ""
-    return f"no unix time in {UNITS[unit]} between 1971 and 2200{looks}; convert the column to one unit"
+    way_out = "correct or remove the line, or convert the column to one unit"
+    return f"no unix time in {UNITS[unit]} between 1971 and 2200{looks}; {way_out}"

@@ -92,7 +92,12 @@ class Options:
             metavar="R",
             help=f"leave out events rated lower (default {given['min_rating'] or 'none'})",
         )
-        add("--repeats", choices=get_args(Repeats), help="events of a user with the same item (default %(default)s)")
+        add(
+            "--repeats",
+            choices=get_args(Repeats),
+            help="events of a user with the same item: keep all; drop those at the same time (exact) or directly after "
+            "each other (consecutive); keep the first or the last alone (default %(default)s)",
+        )
         add("--users", type=int, metavar="N", help="only the first N users that are left, for a trial")
         group = parser.add_argument_group("what items are")
         add = group.add_argument

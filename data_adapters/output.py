@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def _counted(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Record
 def media_root(release: Release) -> Path:
     """The folder above all media: the release, unless some lie elsewhere."""
     folders = [folder for media in release.media.values() for folder in media.folders]
-    return Path(os.path.commonpath([path.resolve() for path in (release.media_root, *folders)]))
+    return Path(os.path.commonpath([os.path.abspath(path) for path in (release.media_root, *folders)]))
 
 
 class Catalogue:
@@ -77,6 +78,10 @@ class Catalogue:
             c for c in release.catalogues if not {*c.fields}.isdisjoint(self.fields) or (self.fields and not c.fields)
         ]
         """The files to read."""
+        self._examples = ["", ""]
+        self._found: Counter[str] = Counter()
+        self.warnings: list[str] = []
+        """What is suspicious of the content, such as a catalogue none of whose items has events."""
         self.columns = [m for m in MODALITIES if m in finders or (m == "text" and text)]
         self.columns += [f.modality for f in release.features if f.modality not in self.columns]
 
@@ -97,9 +102,16 @@ class Catalogue:
                     rows = batch.slice(begin, ROWS)
                     self._write_rows(rows, writer)
                     bar.update(rows.num_rows)
+        for modality, finder in self.finders.items():
+            if finder.listed and not self._found[modality]:
+                example = f"{finder.example}, where items are called {self._examples[1]}"
+                self.warnings.append(f"none of the {finder.listed:,} {modality} files belongs to an item: {example}")
         dropped = {"catalogue rows of items without a kept event": unmatched} if self.needed else {}
-        return dropped | {
+        dropped |= {
             f"{m} files that items name but are not there": f.absent for m, f in self.finders.items() if f.names
+        }
+        return dropped | {
+            f"{m} files whose names are not UTF-8": f.unnameable for m, f in self.finders.items() if f.unnameable
         }
 
     def _collect(self, engine: Engine) -> int:
@@ -123,7 +135,14 @@ class Catalogue:
                     "INSERT INTO content SELECT * FROM batches SEMI JOIN wanted USING (id)", batches=pa.table(table)
                 )
                 place += len(piece)
+                self._examples[0] = piece[0][0]
         (kept,) = engine.one("SELECT count(*) FROM content")
+        (self._examples[1],) = engine.one("SELECT min(id) FROM wanted")
+        if place and not kept:
+            example = f"they are called such as {self._examples[0]!r} there, and {self._examples[1]!r} in the events"
+            self.warnings.append(
+                f"none of the {place:,} rows of the catalogue belongs to an item with events: {example}"
+            )
         return place - kept
 
     def _id(self, item: str) -> str:
@@ -152,6 +171,7 @@ class Catalogue:
                     self._packed(finder.find(i, row), finder, column, writer) for i, row in zip(ids, given, strict=True)
                 ]
             columns[column] = pa.array(values, pa.string())
+            self._found[column] += len(values) - columns[column].null_count
         if "frames" in self.finders:
             finder = self.finders["frames"]
             series = [
@@ -160,6 +180,7 @@ class Catalogue:
                 for i in ids
             ]
             columns["frames"] = pa.array(series, pa.list_(pa.string()))
+            self._found["frames"] += len(series) - columns["frames"].null_count
         for name in self.options.columns:
             columns[name] = pa.array([row[name] for row in given], pa.string())
         writer.add_items(columns)
@@ -170,7 +191,7 @@ class Catalogue:
         packed = f"{modality}/{path}"
         target = writer.partial / "media" / packed
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(finder.root / path, target)
+        shutil.copyfile(finder.check_inside(path), target)
         return packed
 
 

@@ -66,7 +66,7 @@ def prepare(
     preparation = {"adapter": name, "odmt": importlib.metadata.version("odmt")} | options.recorded() | _own(arguments)
     preparation["text"] = options.text or release.text
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not overwrite:
-        _refuse_other(out, preparation, sources)
+        _refuse_other(out, preparation, sources, root=None if options.pack or not finders else media_root(release))
         return Prepared(open_dataset(out), was_there=True)
     try:
         with (
@@ -78,16 +78,22 @@ def prepare(
             chosen = select_events(engine, options, facts, where=str(release.events[0].path))
             resolution = write_histories(engine, writer, keep_times=facts.has_times)
             unused = catalogue.write(engine, writer)
+            for warning in catalogue.warnings:
+                print(f"warning: {warning}", file=sys.stderr)
             sealed = writer.seal(
                 name=out.name,
-                tie_rule=_tie_rule(facts, len(release.events)),
+                tie_rule=_tie_rule(facts, [file.path.name for file in release.events]),
                 media_root=Path("media") if options.pack else media_root(release),
                 licence=adapter.licence,
                 citation=adapter.citation,
                 made_by=made_by,
                 dropped={**release.dropped, **chosen, **unused},
                 preparation=preparation,
-                notes={**release.notes, **_notes(facts, resolution)},
+                notes={
+                    **release.notes,
+                    **_notes(facts, resolution),
+                    **({"warnings": "; ".join(catalogue.warnings)} if catalogue.warnings else {}),
+                },
                 sources=sources,
             )
             if release.features:
@@ -141,7 +147,9 @@ def _hash_sources(release: Release, catalogue: Catalogue) -> dict[Path, tuple[in
     return found
 
 
-def _refuse_other(out: Path, preparation: Mapping[str, str], sources: Sequence[FileRecord]) -> None:
+def _refuse_other(
+    out: Path, preparation: Mapping[str, str], sources: Sequence[FileRecord], *, root: Path | None
+) -> None:
     """Return where `out` is what would be written; else say what differs."""
     if not (out / "dataset.yaml").is_file():
         raise DatasetError(f"{out} exists and is no dataset folder (no dataset.yaml); name another folder")
@@ -151,6 +159,8 @@ def _refuse_other(out: Path, preparation: Mapping[str, str], sources: Sequence[F
         for key in {**info.preparation, **preparation}
         if info.preparation.get(key, "") != preparation.get(key, "")
     ]
+    if root is not None and info.media_root != str(root):
+        differ.append(f"media_root was {info.media_root}, now {root}")
     old, new = _by_name(info.sources), _by_name(sources)
     differ += [f"source {key} is {_change(old, new, key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     if differ:
@@ -172,11 +182,12 @@ def _change(old: Mapping[str, object], new: Mapping[str, object], name: str) -> 
     return "new" if name not in old else "gone" if name not in new else "changed"
 
 
-def _tie_rule(facts: EventFacts, files: int) -> str:
-    several = "the order of files by name and of lines in each" if files > 1 else "the order of lines in the file"
-    if not facts.time_unit:
+def _tie_rule(facts: EventFacts, files: Sequence[str]) -> str:
+    if not facts.has_times:
         return "the vendor's order in the file, oldest first"
-    return f"time, then {several}"
+    if len(files) == 1:
+        return "time, then the order of lines in the file"
+    return f"time, then the order of the files {', '.join(files)} and of the lines in each"
 
 
 def _notes(facts: EventFacts, resolution: str) -> dict[str, str]:
@@ -193,6 +204,6 @@ def summarise(dataset: Dataset) -> str:
         missing = f" ({info.num_items - count:,} items have none)" if count < info.num_items else ""
         lines.append(f"  {modality}: {count:,}{missing}")
     lines += [f"  {key}: {value}" for key, value in info.notes.items()]
-    lines.append(f"  fingerprint: {dataset.fingerprint[:16]} (the same for the same data, on any machine)")
+    lines.append(f"  fingerprint: {dataset.fingerprint[:16]} (equal ones mean equal data, prepared alike)")
     lines += [f"  left out: {count:,} {reason}" for reason, count in info.dropped.items() if count]
     return "\n".join(lines)

@@ -84,11 +84,11 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def take_name(partial: Path, path: Path) -> None:
-    """Rename `partial` to `path`; of a dataset that is there, features of the same content are kept."""
+def take_name(partial: Path, path: Path, *, overwrite: bool) -> None:
+    """Rename `partial` to `path`; of a dataset that is overwritten, features of the same content are kept."""
     open_dataset(partial)  # what cannot be opened must not replace what can
-    if not path.exists():
-        os.rename(partial, path)
+    if not overwrite or not path.exists():
+        os.rename(partial, path)  # refused where another writer was faster
     else:
         replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
         os.rename(path, replaced)

@@ -75,7 +75,7 @@ class DatasetWriter:
             part.abandon()
         self._lock.close()
         self._end.close()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and self._is_ours(error):
             raise self._failed(error) from error
 
     @property
@@ -147,7 +147,7 @@ class DatasetWriter:
         check_free(self.path, overwrite=self.overwrite)  # another writer may have been faster
         try:
             shutil.rmtree(self.partial / "scratch", ignore_errors=True)
-            take_name(self.partial, self.path)
+            take_name(self.partial, self.path, overwrite=self.overwrite)
         except OSError as error:
             raise self._failed(error) from error
         return open_dataset(self.path)
@@ -236,6 +236,12 @@ class DatasetWriter:
         (self.partial / "dataset.yaml").write_text(recorded.dump(), encoding="utf-8")
         for name in [*names, "dataset.yaml", "histories", "."]:
             flush(self.partial / name)
+
+    def _is_ours(self, error: OSError) -> bool:
+        # a file that the caller could not read is none of our failures
+        return error.filename is None or Path(os.fsdecode(error.filename)).absolute().is_relative_to(
+            self.partial.absolute()
+        )
 
     def _failed(self, error: OSError) -> DatasetError:
         return DatasetError(

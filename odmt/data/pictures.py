@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 
 __all__ = ["BrokenPictureError", "read_picture"]
 
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO", "JPEG2000")
+"""What is decoded: PIL knows others that run programs (EPS) or that nobody uses for pictures of items."""
 MOST_PIXELS = 100_000_000
 """Larger pictures are refused: decoded they would take hundreds of megabytes, and few are honest."""
 
@@ -33,8 +35,9 @@ def read_picture(path: Path, *, side: int) -> Image.Image:
     large. What PIL warns of is judged here, so callers ignore its warnings: around their threads, not in them, because
     warning filters are the whole process's.
     """
+    Image.init()  # registers the formats; does nothing the second time
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as picture:
             width, height = picture.size
             if width * height > MOST_PIXELS:
                 raise BrokenPictureError(f"{width} x {height} pixels, more than the limit of {MOST_PIXELS:,}")

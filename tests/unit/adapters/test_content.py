@@ -263,3 +263,17 @@ def test_paths_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert MediaFinder(Media(field="covers/{id}.jpg"), raw, (), modality="image").find("1", {}) == "covers/1.jpg"
     os.symlink(tmp_path / "raw", tmp_path / "link")
     assert finder(Path("link"), ["covers"], [".jpg"]).find("1", {}) == "covers/1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ("a<b and c>d soap", "a<b and c>d soap"),
+        ("<style> retro lamp", "retro lamp"),
+        ("<STYLE type='text/css'>p {}</style >lamp", "lamp"),
+        ("big <B>lamp</B><br/>for <a href='x y' nowrap>you</a><!-- no -->", "big lamp for you"),
+        ("1 < 2 > 0 <unknown>", "1 < 2 > 0 <unknown>"),
+    ],
+)
+def test_only_tags_of_html_are_taken_away(given: str, left: str) -> None:
+    assert clean_html(given, "strip") == left

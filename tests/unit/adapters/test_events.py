@@ -78,7 +78,6 @@ LINES = f'u1,a,{SECONDS}\nu 2,"b,c",{SECONDS + 1}\n'
         "user,item,time\n" + LINES,
         "\ufeffuser,item,time\n" + LINES,
         "\ufeff" + LINES,
-        "who,what,when\n" + LINES,
         " user , item , time \n" + LINES,
         "user,item,time\r\n" + LINES.replace("\n", "\r\n"),
         "user,item,time\r\n" + LINES,
@@ -517,3 +516,25 @@ def test_any_events_survive_in_any_format(engine: Engine, tmp_path: Path, events
     csv = written(tmp_path / "e.csv.gz", ",".join(names) + "\n" + "".join(",".join(row) + "\n" for row in quoted))
     for file in (JsonLines(lines, RATED), Parquet(table, RATED), Delimited(csv, RATED)):
         assert load(engine, file, time_unit="ms") == expected
+
+
+@pytest.mark.parametrize("header", ["who,what,when", "user,what,time", "user,item,stars"])
+def test_a_header_without_the_column_is_no_header_by_position(engine: Engine, tmp_path: Path, header: str) -> None:
+    said = reason(engine, Delimited(written(tmp_path / "e.csv", f"{header}\n{LINES}"), COLUMNS))
+    assert f"{tmp_path / 'e.csv'}, line 1" in said
+    assert header.replace(",", ", ") in said
+
+
+def test_columns_without_a_name_stand_where_they_stand(engine: Engine, tmp_path: Path) -> None:
+    columns: Columns = {"user": (0,), "item": (1,), "time": (2,)}
+    assert load(engine, Delimited(written(tmp_path / "e.csv", "who,what,when\n" + LINES), columns)) == EXPECTED
+
+
+def test_whole_numbers_that_became_floats_are_whole_again(engine: Engine, tmp_path: Path) -> None:
+    table = parquet(tmp_path / "e.parquet", user=[7.0, 8.5], item=[1e15, 2.0], time=[SECONDS, SECONDS])
+    assert [row[:2] for row in load(engine, Parquet(table, COLUMNS))] == [("7", "1000000000000000"), ("8.5", "2")]
+
+
+def test_a_date_of_another_country_is_told_what_is_read(engine: Engine, tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", "user,item,time\nu,i,1/2/2020\n")
+    assert "ISO date" in reason(engine, Delimited(path, COLUMNS))

@@ -238,7 +238,9 @@ def test_files_follow_each_other_in_the_order_of_the_release(tmp_path: Path) -> 
         write_events(tmp_path / f"raw/events{place}.csv", [("u", f"{place}{n}", START, 1) for n in "ba"])
     dataset = run(tmp_path / "raw", tmp_path / "out").dataset
     assert [item for item, _ in histories_of(dataset)["u"]] == ["1b", "1a", "2b", "2a", "3b", "3a"]
-    assert dataset.info.tie_rule == "time, then the order of files by name and of lines in each"
+    assert dataset.info.tie_rule == (
+        "time, then the order of the files events1.csv, events2.csv, events3.csv and of the lines in each"
+    )
 
 
 @pytest.fixture

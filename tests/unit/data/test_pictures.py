@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,3 +204,13 @@ def test_every_real_cover_and_poster_is_read(real_data: Path) -> None:
     assert (len(covers), len(posters)) == (10, 1617)
     assert {read_or_reason(path) for path in covers} == {(640, 360)}
     assert [path.name for path in posters if isinstance(read_or_reason(path), str)] == []
+
+
+def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "1.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(BrokenPictureError):
+        read_picture(tmp_path / "1.jpg", side=8)
+    assert not (tmp_path / "ran").exists()
