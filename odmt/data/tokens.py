@@ -6,6 +6,7 @@ mapped from a feature folder. A gather is two index operations, with no loop ove
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class TokenTable:
         try:
             values = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
             spans = np.load(folder / "spans.npy", allow_pickle=False)
+            _read_only_what_is_asked_for(values)
         except (OSError, ValueError, EOFError) as error:
             raise FeatureError(f"{folder}: damaged ({error}); remove the folder and encode again") from error
         return cls(values, spans, folder)
@@ -92,6 +94,7 @@ class TokenTable:
         columns = np.arange(max(1, lengths.max(initial=0)))
         mask = columns < lengths[:, None]
         rows = (starts[:, None] + columns)[mask]
+        _fetch(self.values, starts, lengths)
         # A plain view: indexing the memmap class itself builds a memmap per call.
         found = np.take(np.asarray(self.values), rows, axis=0)
         if len(found) < mask.size:
@@ -99,3 +102,24 @@ class TokenTable:
             padded[np.flatnonzero(mask)] = found
             found = padded
         return Tokens(torch.from_numpy(found.reshape(*mask.shape, self.width)), torch.from_numpy(mask))
+
+
+def _read_only_what_is_asked_for(values: np.ndarray) -> None:
+    # around every page that is missing the system reads a stretch of the file, fifty times what a batch needs
+    mapped = getattr(values, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+
+
+def _fetch(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+    """Ask the system for the pages of all items at once, instead of waiting for one after the other."""
+    mapped = getattr(values, "_mmap", None)
+    if mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
+        return
+    begin = getattr(values, "offset", 0) % mmap.ALLOCATIONGRANULARITY
+    width = values.shape[1] * values.itemsize
+    first = (begin + starts * width) // mmap.PAGESIZE * mmap.PAGESIZE
+    last = begin + (starts + lengths) * width
+    for start, size in zip(first.tolist(), (last - first).tolist(), strict=True):
+        if size > 0:
+            mapped.madvise(mmap.MADV_WILLNEED, start, size)
