@@ -51,8 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("samples", "workers"):
         if getattr(arguments, name) < 1:
             raise ReleaseError(f"--{name} {getattr(arguments, name)}: must be at least 1")
-    report = inspect(open_dataset(arguments.folder), samples=arguments.samples, workers=arguments.workers)
+    dataset = open_dataset(arguments.folder)
     page = arguments.html or arguments.folder / "check.html"
+    if not os.access(page.parent, os.W_OK):  # before hours of decoding, not after
+        raise ReleaseError(f"{page}: the folder is missing or cannot be written; name another file with --html")
+    report = inspect(dataset, samples=arguments.samples, workers=arguments.workers)
     for title, rows in table_of(report):
         print(f"\n{title}")
         for name, value in rows:
