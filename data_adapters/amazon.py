@@ -15,8 +15,9 @@ from pathlib import Path
 
 from data_adapters.amazon_events import PAIR, describe, find_events, plain_name
 from data_adapters.amazon_items import FIELDS, read_meta, visual_features
-from data_adapters.release import Adapter, Catalogue, Delimited, Media, Release
+from data_adapters.release import Adapter, Catalogue, Delimited, Release
 from data_adapters.text_files import ReleaseError, first_record, read_rows
+from data_adapters.vendor_files import add_images_argument, check_folder, find_file, folders_in, pictures_of
 
 __all__ = ["ADAPTER", "LAYOUT", "read"]
 
@@ -42,13 +43,11 @@ Text: "{title}. {brand}. {categories}. {description}"; further fields: features,
 Reviews of 2014 and 2018 carry days, so that many tie, and some come twice (see --repeats)."""
 TEXT_FIELDS = ("title", "brand", "categories", "description")
 """What the text is made of, most telling first, since encoders cut; features and prices are lists of noise."""
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
 def read(raw: Path, arguments: Namespace) -> Release:
     """Describe the release in `raw`."""
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
+    check_folder(raw, LAYOUT)
     files = _files(raw)
     try:
         paths = _named(raw, arguments.events) if arguments.events else find_events(raw, files)
@@ -66,7 +65,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
         catalogues=[Catalogue(path, partial(read_meta, path)) for path in meta],
         fields=FIELDS if meta else (),
         text=_template(FIELDS if meta else ()),
-        media=_media(raw, arguments.images),
+        media=pictures_of(arguments, raw, folders_in(raw, "image")),
         media_root=raw,
         features=[visual_features(path) for path in files if re.fullmatch(r"image_features.*\.b", path.name)],
         notes={
@@ -95,7 +94,7 @@ def _template(fields: Sequence[str]) -> str:
 
 def _read_pair(paths: Sequence[Path], raw: Path, arguments: Namespace) -> Release:
     (interactions,) = paths
-    items = next((p for p in map(interactions.with_name, ("items.tsv", "items.tsv.gz")) if p.is_file()), None)
+    items = find_file(interactions.parent, "items.tsv")
     if arguments.year != "auto" or items is None:
         raise ReleaseError(
             f"{interactions}: "
@@ -109,7 +108,7 @@ def _read_pair(paths: Sequence[Path], raw: Path, arguments: Namespace) -> Releas
         catalogues=[Catalogue(items, partial(_read_items, items))],
         fields=fields,
         text=_template(fields),
-        media=_media(raw, arguments.images),
+        media=pictures_of(arguments, raw, folders_in(raw, "image")),
         media_root=raw,
         notes={"release": f"{interactions.name} and {items.name}"},
     )
@@ -127,14 +126,6 @@ def _read_items(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
         yield row["item_id"], {name: value for name, value in row.items() if name != "item_id"}
 
 
-def _media(raw: Path, images: Path | None) -> Mapping[str, Media]:
-    if images is not None and not images.is_dir():
-        raise ReleaseError(f"--images {images}: no folder there")
-    found = sorted(path for path in raw.iterdir() if path.is_dir() and "image" in path.name.lower())
-    folders = found if images is None else [images]
-    return {"image": Media(folders, PICTURES)} if folders else {}
-
-
 def _add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -144,7 +135,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         help="release of a csv without header, 2014 and 2023: user,item; 2018: item,user (default: by its lines)",
     )
     add("--events", nargs="+", metavar="FILE", help="files of events in DIR, where it holds more than one kind")
-    add("--images", type=Path, metavar="DIR", help="pictures named by asin (default: folders of DIR named *image*)")
+    add_images_argument(parser, "folders of DIR named *image*")
 
 
 ADAPTER = Adapter(

@@ -10,8 +10,9 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_adapters.release import Adapter, Catalogue, Delimited, Media, Release
+from data_adapters.release import Adapter, Catalogue, Delimited, Release
 from data_adapters.text_files import ReleaseError, first_record, read_rows
+from data_adapters.vendor_files import check_folder, find_file, folders_in, held, pictures_in
 
 __all__ = ["ADAPTER", "LAYOUT", "read", "read_articles"]
 
@@ -53,7 +54,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
         catalogues=[Catalogue(articles, lambda: read_articles(articles))],
         fields=tuple(name for name in header if name != "article_id"),
         text=TEXT,
-        media={"image": Media(folders=sorted(p for p in raw.glob("images*") if p.is_dir()), suffixes=(".jpg",))},
+        media=pictures_in([folder for folder in folders_in(raw) if folder.name.startswith("images")]),
         media_root=raw,
         time_unit="date",
         item_width=ID_WIDTH,
@@ -72,14 +73,11 @@ def read_articles(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
 
 
 def _find(raw: Path, name: str) -> Path:
-    for path in (raw / name, raw / f"{name}.gz"):
-        if path.is_file():
-            return path
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
-    present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
+    check_folder(raw, LAYOUT)
+    if path := find_file(raw, name):
+        return path
     unpack = "; unpack the .zip" if any(raw.glob("*.zip")) else ""
-    raise ReleaseError(f"{raw}: no file named {name}; it holds {present}{unpack}\n{LAYOUT}")
+    raise ReleaseError(f"{raw}: no file named {name}; it holds {held(raw)}{unpack}\n{LAYOUT}")
 
 
 ADAPTER = Adapter(

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from data_adapters.extraction import add_extract_argument, extract, extract_folder
 from data_adapters.hub_files import HUB_NAME, Rows, open_hub, open_local
 from data_adapters.named_columns import (
-    SUFFIXES,
     add_column_arguments,
     add_media_arguments,
     event_columns,
@@ -25,6 +24,7 @@ from data_adapters.named_columns import (
 from data_adapters.release import Adapter, Batches, Catalogue, Media, Release
 from data_adapters.table_files import as_text, holds_bytes
 from data_adapters.text_files import ReleaseError
+from data_adapters.vendor_files import SUFFIXES, check_id
 
 __all__ = ["ADAPTER", "LAYOUT", "read", "read_events", "read_items", "read_pictures"]
 
@@ -100,9 +100,7 @@ def read_items(rows: Rows, item: str, fields: Sequence[str]) -> Iterator[tuple[s
         values = [_texts(table.column(place), rows.labels.get(name)) for place, name in enumerate(fields, start=1)]
         for name, *row in zip(ids, *values, strict=True):
             number += 1
-            if not (name or "").strip():
-                raise ReleaseError(f"{rows.path}, row {number}, field '{item}': empty; every item needs an id")
-            yield name.strip(), dict(zip(fields, row, strict=True))
+            yield check_id(name, f"{rows.path}, row {number}", item), dict(zip(fields, row, strict=True))
 
 
 def read_pictures(parts: Sequence[Rows], item: str, column: str) -> Iterator[tuple[str, bytes]]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from data_adapters.table_files import holds_bytes
 from data_adapters.text_files import ReleaseError, first_record
+from data_adapters.vendor_files import held
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -105,9 +106,10 @@ def open_local(place: Path, *, split: str | None = None) -> list[Rows]:
         return [Rows.of(place, saved)]
     files = [place] if place.is_file() else sorted(p for p in place.iterdir() if p.suffix.lower() in READERS)
     if not files or files[0].suffix.lower() not in READERS:
-        held = ", ".join(sorted(p.name for p in place.iterdir())[:20]) if place.is_dir() else place.suffix
+        there = held(place) if place.is_dir() else place.suffix
         raise ReleaseError(
-            f"{place}: neither a dataset saved with save_to_disk nor data files ({', '.join(READERS)}); it holds {held}"
+            f"{place}: neither a dataset saved with save_to_disk nor data files ({', '.join(READERS)}); "
+            f"it holds {there}"
         )
     return [Rows.of(path, _stream(path)) for path in files]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_adapters.release import Adapter, Catalogue, Columns, Delimited, Release
 from data_adapters.text_files import ReleaseError, first_record, read_rows
+from data_adapters.vendor_files import check_folder, find_files, held
 
 __all__ = ["ADAPTER", "read"]
 
@@ -49,15 +50,15 @@ def read(raw: Path, arguments: Namespace) -> Release:
     Raises:
         ReleaseError: where there is no log, or a file about videos has no column of ids.
     """
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
+    check_folder(raw, LAYOUT)
     pattern = "log_*.csv" if arguments.logs == "all" else f"log_{arguments.logs}_*.csv"
-    logs = sorted(_find(raw, pattern), key=lambda path: (path.name.replace("_random", "_standard"), path.name))
+    logs = sorted(
+        find_files(raw, f"**/{pattern}"), key=lambda path: (path.name.replace("_random", "_standard"), path.name)
+    )
     if not logs:
-        present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
-        raise ReleaseError(f"{raw}: no {pattern}; it holds {present}\n{LAYOUT}")
+        raise ReleaseError(f"{raw}: no {pattern}; it holds {held(raw)}\n{LAYOUT}")
     headers = {
-        path: (key, _header(path, key)) for name, key in TABLES.items() for path in sorted(_find(raw, name))
+        path: (key, _header(path, key)) for name, key in TABLES.items() for path in find_files(raw, f"**/{name}")
     }  # fmt: skip
     fields = tuple(dict.fromkeys(name for key, header in headers.values() for name in header if name != key))
     text = ". ".join(f"{{{name}}}" for name in TEXTS if name in fields)
@@ -100,10 +101,6 @@ def _header(path: Path, key: str) -> list[str]:
 def _read_videos(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, str | None]]]:
     for _, row in read_rows(path):
         yield row[key], {name: None if value in UNKNOWN else value for name, value in row.items() if name != key}
-
-
-def _find(raw: Path, pattern: str) -> list[Path]:
-    return [path for name in (pattern, f"{pattern}.gz") for path in raw.rglob(name) if path.is_file()]
 
 
 def _add_arguments(parser: ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from pyarrow import csv as arrow_csv
 from data_adapters.event_files import NUMBER
 from data_adapters.release import Adapter, Batches, Catalogue, Release
 from data_adapters.text_files import ReleaseError, first_record, read_lines, read_rows
+from data_adapters.vendor_files import check_folder, find_file, held
 
 __all__ = ["ADAPTER", "read", "read_captions"]
 
@@ -50,16 +51,14 @@ def read(raw: Path, arguments: Namespace) -> Release:
     Raises:
         ReleaseError: where the matrix is missing or lacks a column.
     """
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
-    matrix = _find(raw, f"{arguments.matrix}_matrix.csv")
+    check_folder(raw, LAYOUT)
+    matrix = find_file(raw, f"**/{arguments.matrix}_matrix.csv")
     if matrix is None:
-        present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
-        raise ReleaseError(f"{raw}: no {arguments.matrix}_matrix.csv; it holds {present}\n{LAYOUT}")
+        raise ReleaseError(f"{raw}: no {arguments.matrix}_matrix.csv; it holds {held(raw)}\n{LAYOUT}")
     header = first_record(matrix)
     if missing := [name for name in ROLES if name not in header]:
         raise ReleaseError(f"{matrix}, line 1: no column {', '.join(missing)}; the header is {', '.join(header)}")
-    captions = _find(raw, CAPTIONS)
+    captions = find_file(raw, f"**/{CAPTIONS}")
     dropped = {UNTIMED: 0}
     return Release(
         events=[Batches(matrix, lambda: _read_matrix(matrix, dropped), tuple(ROLES.values()))],
@@ -153,10 +152,6 @@ def _parse(path: Path, number: int, record: str) -> tuple[str, Mapping[str, str 
         )
     video, *rest = [*fields, tagged[2], *ending[0].strip().split(",")[1:]]
     return video, {name: None if value.strip() in UNKNOWN else value for name, value in zip(FIELDS, rest, strict=True)}
-
-
-def _find(raw: Path, name: str) -> Path | None:
-    return next((path for found in (name, f"{name}.gz") for path in sorted(raw.rglob(found)) if path.is_file()), None)
 
 
 def _add_arguments(parser: ArgumentParser) -> None:

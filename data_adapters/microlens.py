@@ -16,6 +16,7 @@ from data_adapters.microlens_files import read_quoted, read_split, starts_with_h
 from data_adapters.microlens_pairs import compare_pairs
 from data_adapters.release import Adapter, Catalogue, Delimited, Media, Release
 from data_adapters.text_files import ReleaseError, read_lines
+from data_adapters.vendor_files import SUFFIXES, check_folder, find_files, folders_in, held
 
 __all__ = ["ADAPTER", "LAYOUT", "read"]
 
@@ -41,12 +42,6 @@ LICENCE = "see the release's readme; MicroLens' own: research use, modified copi
 LEAKS: dict[str, str] = dict.fromkeys(
     ("likes", "views"), "counted when the data was collected, after the last event: it tells what became popular"
 )
-MEDIA = {
-    "image": Media(suffixes=(".jpg", ".jpeg", ".png")),
-    "video": Media(suffixes=(".mp4",)),
-    "audio": Media(suffixes=(".mp3", ".wav", ".m4a", ".aac", ".flac")),
-    "frames": Media(suffixes=(".jpg", ".jpeg", ".png")),
-}
 OTHERS = (
     ("*tags*.csv", ",", ("tags",)),
     ("*duration.txt", ",", ("duration",)),
@@ -64,16 +59,14 @@ def read(raw: Path, arguments: Namespace) -> Release:
     Raises:
         ReleaseError: where a file is missing, unreadable, or there are several releases.
     """
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
+    check_folder(raw, LAYOUT)
     if is_challenge(raw):
         return read_challenge(raw, media=find_media(raw), notes=packed(raw), leaks=LEAKS)
     table, lists = _one(raw, "*pairs.csv"), _one(raw, "*pairs.tsv")
-    titles = [path for kind in ("csv", "tsv") for path in _find(raw, f"*title*.{kind}")]
+    titles = [path for kind in ("csv", "tsv") for path in find_files(raw, f"*title*.{kind}")]
     for what, found in (("pairs.csv or *pairs.tsv", table or lists), ("title*.csv", titles)):
         if not found:
-            present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
-            raise ReleaseError(f"{raw}: no file named *{what}; it holds {present}\n{LAYOUT}")
+            raise ReleaseError(f"{raw}: no file named *{what}; it holds {held(raw)}\n{LAYOUT}")
     notes = packed(raw)
     if table and lists:
         notes["pairs"] = compare_pairs(table, lists)
@@ -128,23 +121,23 @@ def _others(raw: Path) -> list[tuple[Catalogue, tuple[str, ...]]]:
     return [
         (Catalogue(path, lambda path=path, mark=mark, fields=fields: read_split(path, mark, *fields)), fields)
         for pattern, mark, fields in OTHERS
-        for path in _find(raw, pattern)
+        for path in find_files(raw, pattern)
     ]
 
 
 def find_media(raw: Path) -> dict[str, Media]:
     """Return the folders of media by what their names say."""
     kinds: dict[str, list[Path]] = {}
-    for folder in sorted(p for p in raw.iterdir() if p.is_dir()):
+    for folder in folders_in(raw):
         kind = _kind(folder.name)
         if kind and "feature" not in folder.name.lower():
             kinds.setdefault(kind, []).append(folder)
-    return {kind: Media(folders, MEDIA[kind].suffixes) for kind, folders in kinds.items()}
+    return {kind: Media(folders, SUFFIXES["image" if kind == "frames" else kind]) for kind, folders in kinds.items()}
 
 
 def packed(raw: Path) -> dict[str, str]:
     """Say which archives lie there without the folder that they hold."""
-    kinds = {_kind(p.name) for p in raw.iterdir() if p.is_dir()}
+    kinds = {_kind(p.name) for p in folders_in(raw)}
     names = [p.name for p in sorted(raw.iterdir()) if p.is_file() and p.name.lower().endswith(ARCHIVES)]
     names = [name for name in names if not _kind(name) or _kind(name) not in kinds]
     return {"not unpacked": f"{', '.join(names)}: unpack beside and prepare again to use them"} if names else {}
@@ -154,12 +147,8 @@ def _kind(name: str) -> str | None:
     return next((kind for kind, words in FOLDERS.items() if any(word in name.lower() for word in words)), None)
 
 
-def _find(raw: Path, pattern: str) -> list[Path]:
-    return sorted(path for end in ("", ".gz") for path in raw.glob(pattern + end) if path.is_file())
-
-
 def _one(raw: Path, pattern: str) -> Path | None:
-    paths = _find(raw, pattern)
+    paths = find_files(raw, pattern)
     if len(paths) > 1:
         raise ReleaseError(
             f"{raw}: holds the pairs of several releases ({', '.join(p.name for p in paths)}); keep one per folder"

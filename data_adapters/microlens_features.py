@@ -16,6 +16,7 @@ import numpy as np
 
 from data_adapters.release import ReadyFeatures
 from data_adapters.text_files import ReleaseError
+from data_adapters.vendor_files import folders_in
 
 __all__ = ["find_features", "open_matrix"]
 
@@ -31,7 +32,7 @@ def find_features(raw: Path) -> list[ReadyFeatures]:
     Raises:
         ReleaseError: where a file is no matrix.
     """
-    folders = [raw, *sorted(p for p in raw.iterdir() if p.is_dir() and "feature" in p.name.lower())]
+    folders = [raw, *folders_in(raw, "feature")]
     return [
         _describe(path, modality, encoder)
         for encoder, modality in ENCODERS.items()

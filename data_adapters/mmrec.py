@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_adapters.microlens_features import open_matrix
-from data_adapters.release import Adapter, Catalogue, Delimited, Media, ReadyFeatures, Release
+from data_adapters.release import Adapter, Catalogue, Delimited, ReadyFeatures, Release
 from data_adapters.text_files import ReleaseError, first_record, read_lines, read_rows
+from data_adapters.vendor_files import check_folder, folders_in, held, pictures_in
 
 __all__ = ["ADAPTER", "LAYOUT", "read"]
 
@@ -40,12 +41,10 @@ def read(raw: Path, arguments: Namespace) -> Release:
     Raises:
         ReleaseError: where there is not one .inter file, or it lacks a column.
     """
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
+    check_folder(raw, LAYOUT)
     tables = sorted(raw.glob("*.inter"))
     if len(tables) != 1:
-        present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
-        raise ReleaseError(f"{raw}: {len(tables)} files named *.inter, must be one; it holds {present}\n{LAYOUT}")
+        raise ReleaseError(f"{raw}: {len(tables)} files named *.inter, must be one; it holds {held(raw)}\n{LAYOUT}")
     header = first_record(tables[0], delimiter="\t", quote="")
     present = {role: names for role, names in COLUMNS.items() if names[0] in header}
     missing = [COLUMNS[role][0] for role in ("user", "item", "time") if role not in present]
@@ -64,7 +63,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
         ],
         fields=FIELDS,
         text="{title} {brand} {categories} {description}" if metas else "",
-        media={"image": Media([raw / "images"], (".jpg", ".jpeg", ".png"))} if (raw / "images").is_dir() else {},
+        media=pictures_in([folder for folder in folders_in(raw) if folder.name == "images"]),
         media_root=raw,
         integer_ids=True,
         features=[

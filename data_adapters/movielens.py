@@ -6,8 +6,9 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_adapters.release import Adapter, Catalogue, Columns, Delimited, Media, Release
+from data_adapters.release import Adapter, Catalogue, Columns, Delimited, Release
 from data_adapters.text_files import ReleaseError, first_record, read_lines, read_records, read_rows
+from data_adapters.vendor_files import check_folder, find_file, held, pictures_in
 
 __all__ = ["ADAPTER", "read"]
 
@@ -39,11 +40,11 @@ def read(raw: Path, arguments: Namespace) -> Release:
     Raises:
         ReleaseError: where no layout fits, or its file of movies is missing or not readable.
     """
+    check_folder(raw, LAYOUT)
     for layout in (_dat, _csv, _hundred_thousand, _pair):
         if release := layout(raw):
             return release
-    present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) if raw.is_dir() else "no folder"
-    raise ReleaseError(f"{raw}: none of MovieLens' layouts fits; it holds {present or 'nothing'}\n{LAYOUT}")
+    raise ReleaseError(f"{raw}: none of MovieLens' layouts fits; it holds {held(raw)}\n{LAYOUT}")
 
 
 def _dat(raw: Path) -> Release | None:
@@ -120,7 +121,7 @@ def _release(
         catalogues=[catalogue],
         fields=fields,
         text=". ".join(f"{{{name}}}" for name in fields),
-        media={"image": Media(folders, (".jpg", ".jpeg", ".png", ".webp"))} if folders else {},
+        media=pictures_in(folders),
         media_root=raw,
         integer_ids=True,
         notes={"layout": layout, **(notes or {})},
@@ -129,7 +130,7 @@ def _release(
 
 def _both(raw: Path, events: str, items: str) -> tuple[Path, Path] | None:
     """Find a layout's files, plain or gzipped."""
-    found = [next((p for p in (raw / name, raw / f"{name}.gz") if p.is_file()), None) for name in (events, items)]
+    found = find_file(raw, events), find_file(raw, items)
     if found[0] is None:
         return None
     if found[1] is None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_adapters.release import Media
 from data_adapters.text_files import ReleaseError
+from data_adapters.vendor_files import SUFFIXES, chosen_folder, folders_in
 
 __all__ = [
-    "SUFFIXES",
     "USUAL_NAMES",
     "add_column_arguments",
     "add_media_arguments",
@@ -35,13 +36,6 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Per role, what a column is called in RecBole's catalogue of datasets and elsewhere; the first that is there wins."""
 
-SUFFIXES: Mapping[str, tuple[str, ...]] = {
-    "image": (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
-    "video": (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v", ".mpg", ".mpeg", ".wmv"),
-    "audio": (".mp3", ".wav", ".m4a", ".aac", ".flac", ".ogg", ".opus"),
-}
-"""Per modality, which files of a folder count; of several that are named alike, the first suffix wins."""
-
 
 def add_column_arguments(parser: ArgumentParser) -> None:
     """Add --user, --item, --time, --rating and --in-order."""
@@ -59,7 +53,8 @@ def add_media_arguments(parser: ArgumentParser) -> None:
         add(
             f"--{modality}",
             metavar="PATH",
-            help='column or template of paths from DIR, such as "covers/{id}.jpg", or a folder of files named by item',
+            help='column or template of paths from --raw, such as "covers/{id}.jpg"; or a folder of files named by '
+            "item, as typed or else inside --raw",
         )
 
 
@@ -130,12 +125,36 @@ def item_column(arguments: Namespace, present: Sequence[str], in_events: str, wh
 
 
 def media_of(arguments: Namespace, fields: Sequence[str], root: Path) -> dict[str, Media]:
-    """Return where the media are that --image, --video and --audio name: in a folder below `root`, or by a field."""
-    given = {modality: getattr(arguments, modality) for modality in SUFFIXES}
-    return {
-        modality: Media([root / value], SUFFIXES[modality])
-        if value not in fields and "{" not in value and (root / value).is_dir()
-        else Media(field=value)
-        for modality, value in given.items()
-        if value
-    }
+    """Return where the media are that --image, --video and --audio name: by a field, or in a folder.
+
+    Raises:
+        ReleaseError: where a name is neither, or a folder is elsewhere while others are paths from `root`.
+    """
+    given = {modality: value for modality in SUFFIXES if (value := getattr(arguments, modality))}
+    media = {modality: _media(modality, value, fields, root) for modality, value in given.items()}
+    outside = [m for m, one in media.items() for folder in one.folders if not _is_below(folder, root)]
+    paths = [modality for modality, one in media.items() if one.field]
+    if outside and paths:
+        raise ReleaseError(
+            f"--{outside[0]} {given[outside[0]]} is outside {root}, where the paths of --{paths[0]} start; move the "
+            "folder there"
+        )
+    return media
+
+
+def _media(modality: str, value: str, fields: Sequence[str], root: Path) -> Media:
+    if value in fields or "{" in value:
+        return Media(field=value)
+    folder = chosen_folder(value, root)
+    if folder is None:
+        near = [*fields, *(path.name for path in folders_in(root))] if root.is_dir() else fields
+        close = difflib.get_close_matches(value, near, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"fields are {', '.join(fields) or 'none'}"
+        raise ReleaseError(
+            f"--{modality} {value}: no field '{value}', and no folder there or at {root / value}; {hint}"
+        )
+    return Media([folder], SUFFIXES[modality])
+
+
+def _is_below(folder: Path, root: Path) -> bool:
+    return Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(root))

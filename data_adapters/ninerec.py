@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
+from glob import escape
 from pathlib import Path
 
-from data_adapters.release import Adapter, Catalogue, Delimited, Media, Release
+from data_adapters.release import Adapter, Catalogue, Delimited, Release
 from data_adapters.text_files import ReleaseError, first_record, read_records
+from data_adapters.vendor_files import check_folder, find_file, find_files, folders_in, held, pictures_in
 
 __all__ = ["ADAPTER", "read"]
 
@@ -37,8 +39,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
     Raises:
         ReleaseError: where files are missing, several sets are there and none is chosen, or ids have no u or v.
     """
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
+    check_folder(raw, LAYOUT)
     domain = _domain(raw, arguments.domain)
     items = _find(raw, f"{domain}_item.csv")
     if items is None:
@@ -49,7 +50,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
         catalogues=[Catalogue(items, lambda: _read_items(items))],
         fields=("zh", "en"),
         text=f"{{{arguments.language}}}",
-        media={"image": Media(_covers(raw, domain), (".jpg", ".jpeg", ".png", ".webp"))},
+        media=pictures_in(_covers(raw, domain)),
         media_root=raw,
         notes={
             "domain": domain,
@@ -60,10 +61,15 @@ def read(raw: Path, arguments: Namespace) -> Release:
 
 def _domain(raw: Path, chosen: str) -> str:
     pattern = re.compile(rf"(.+)_(?:{'|'.join(map(re.escape, KINDS))})(?:\.gz)?")
-    found = sorted({match[1] for path in _files(raw) if (match := pattern.fullmatch(path.name))})
+    found = sorted(
+        {
+            match[1]
+            for path in find_files([raw, *folders_in(raw)], "*.csv", "*.tsv")
+            if (match := pattern.fullmatch(path.name))
+        }
+    )
     if not found:
-        present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
-        raise ReleaseError(f"{raw}: no X_pair.csv or X_behaviour.tsv; it holds {present}\n{LAYOUT}")
+        raise ReleaseError(f"{raw}: no X_pair.csv or X_behaviour.tsv; it holds {held(raw)}\n{LAYOUT}")
     if chosen and chosen not in found:
         raise ReleaseError(f"--domain {chosen}: {raw} has interactions of {', '.join(found)}")
     if not chosen and len(found) > 1:
@@ -107,20 +113,11 @@ def _covers(raw: Path, domain: str) -> list[Path]:
     names = {
         f"{prefix}{name}_cover" for prefix in ("", "Source_") for name in (domain, SHARED_COVERS.get(domain, domain))
     }
-    return [path for folder in (raw, *_folders(raw)) for path in _folders(folder) if path.name in names]
+    return [path for folder in (raw, *folders_in(raw)) for path in folders_in(folder) if path.name in names]
 
 
 def _find(raw: Path, name: str) -> Path | None:
-    return next((path for path in _files(raw) if path.name.removesuffix(".gz") == name), None)
-
-
-def _files(raw: Path) -> list[Path]:
-    names = [f"*_{kind}{gz}" for kind in (*KINDS, "item.csv") for gz in ("", ".gz")]
-    return [path for folder in (raw, *_folders(raw)) for name in names for path in sorted(folder.glob(name))]
-
-
-def _folders(raw: Path) -> list[Path]:
-    return sorted(path for path in raw.iterdir() if path.is_dir())
+    return find_file([raw, *folders_in(raw)], escape(name))
 
 
 def _add_arguments(parser: ArgumentParser) -> None:

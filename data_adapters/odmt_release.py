@@ -16,6 +16,7 @@ from data_adapters.extraction import add_extract_argument, extract, extract_fold
 from data_adapters.lmdb_pictures import count_pictures, read_pictures
 from data_adapters.release import Adapter, Catalogue, Delimited, Media, Release
 from data_adapters.text_files import ReleaseError, read_lines
+from data_adapters.vendor_files import check_folder, held, pictures_in
 
 __all__ = ["ADAPTER", "LAYOUT", "read", "read_titles"]
 
@@ -83,12 +84,10 @@ def read_titles(path: Path, *, separator: str = "\t") -> Iterator[tuple[str, Map
 
 
 def _find(raw: Path) -> tuple[str, _Kind, Path, Path]:
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
+    check_folder(raw, LAYOUT)
     found = [(name, kind, path) for name, kind in KINDS.items() for path in sorted(raw.glob(f"*{kind.behaviours}*"))]
     if not found:
-        present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
-        raise ReleaseError(f"{raw}: no file of users' behaviours; it holds {present}\n{LAYOUT}")
+        raise ReleaseError(f"{raw}: no file of users' behaviours; it holds {held(raw)}\n{LAYOUT}")
     if len(found) > 1:
         names = ", ".join(path.name for *_, path in found)
         raise ReleaseError(f"{raw}: holds the behaviours of several datasets ({names}); keep one per folder")
@@ -101,7 +100,7 @@ def _find(raw: Path) -> tuple[str, _Kind, Path, Path]:
 
 def _pictures(raw: Path, kind: _Kind, arguments: Namespace) -> tuple[dict[str, Media], Path, dict[str, str]]:
     if (raw / "images").is_dir():
-        return {"image": Media([raw / "images"], (".jpg", ".jpeg", ".png"))}, raw, {"pictures": "images/"}
+        return pictures_in([raw / "images"]), raw, {"pictures": "images/"}
     databases = sorted(raw.glob("*.lmdb"))
     if not databases:
         return {}, raw, {}

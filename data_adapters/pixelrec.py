@@ -10,8 +10,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_adapters.release import Adapter, Catalogue, Delimited, Media, Release
+from data_adapters.release import Adapter, Catalogue, Delimited, Release
 from data_adapters.text_files import ReleaseError, first_record, read_rows
+from data_adapters.vendor_files import check_folder, find_files, folders_in, pictures_in
 
 __all__ = ["ADAPTER", "read"]
 
@@ -38,9 +39,8 @@ def read(raw: Path, arguments: Namespace) -> Release:
     Raises:
         ReleaseError: where either is missing, or several sets are there and none is chosen.
     """
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
-    headers = {path: first_record(path) for path in _tables(raw)}
+    check_folder(raw, LAYOUT)
+    headers = {path: first_record(path) for path in find_files([raw, *folders_in(raw)], "*.csv")}
     events = [path for path, header in headers.items() if {*header} == {*EVENT_COLUMNS}]
     catalogues = [path for path, header in headers.items() if {"item_id", "title"} <= {*header}]
     for what, paths, columns in (("interactions", events, EVENT_COLUMNS), ("titles", catalogues, ("item_id", "title"))):
@@ -55,30 +55,16 @@ def read(raw: Path, arguments: Namespace) -> Release:
         names = ", ".join(str(p.relative_to(raw)) for p in catalogues)
         raise ReleaseError(f"{raw}: none of {names} is named like {chosen.name}; keep the one that goes with it")
     items = items or catalogues[0]
-    folders = [p for p in _folders(raw) if "cover" in p.name.lower() or "image" in p.name.lower()]
     return Release(
         events=[Delimited(chosen, {"item": ("item_id", 0), "user": ("user_id", 1), "time": ("timestamp", 2)})],
         catalogues=[Catalogue(items, lambda: _read_items(items))],
         fields=[name for name in headers[items] if name != "item_id"],
         text=". ".join(f"{{{name}}}" for name in TEXTS if name in headers[items]),
-        media={"image": Media(folders, (".jpg", ".jpeg", ".png", ".webp"))},
+        media=pictures_in(folders_in(raw, "cover", "image")),
         media_root=raw,
         leaks=dict.fromkeys(COUNTERS, "counted when the items were crawled, later than the events"),
         notes={"subset": _subset(chosen)},
     )
-
-
-def _tables(raw: Path) -> list[Path]:
-    return [
-        path
-        for folder in (raw, *_folders(raw))
-        for path in sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")])
-        if path.is_file()
-    ]
-
-
-def _folders(raw: Path) -> list[Path]:
-    return sorted(path for path in raw.iterdir() if path.is_dir())
 
 
 def _chosen(events: list[Path], subset: str, raw: Path) -> Path:

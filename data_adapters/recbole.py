@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_adapters.named_columns import SUFFIXES, add_column_arguments, choose, event_columns, item_column
-from data_adapters.release import Adapter, Batches, Catalogue, Delimited, EventFile, Media, Release
+from data_adapters.named_columns import add_column_arguments, choose, event_columns, item_column
+from data_adapters.release import Adapter, Batches, Catalogue, Delimited, EventFile, Release
 from data_adapters.text_files import ReleaseError, first_record, read_rows
+from data_adapters.vendor_files import add_images_argument, check_folder, held, pictures_of
 
 __all__ = ["ADAPTER", "LAYOUT", "read", "read_items", "read_sequences"]
 
@@ -55,7 +56,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
         catalogues=catalogues,
         fields=tuple(content),
         text=". ".join(f"{{{name}}}" for name, kind in content.items() if _is_telling(name, kind)),
-        media=_pictures(raw, arguments.images),
+        media=pictures_of(arguments, raw, _pictures(raw)),
         media_root=raw,
         notes={
             "layout": "sequences: the longest of each user" if sequences else "interactions",
@@ -124,13 +125,11 @@ def _longest(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, str,
 
 
 def _find(raw: Path) -> list[Path]:
-    if not raw.is_dir():
-        raise ReleaseError(f"no folder at {raw}\n{LAYOUT}")
+    check_folder(raw, LAYOUT)
     whole = [p for p in sorted(raw.glob("*.inter")) if p.suffixes[-2:-1] not in [[f".{part}"] for part in PARTS]]
     parts = [p for part in PARTS for p in sorted(raw.glob(f"*.{part}.inter"))]
     if not whole and not parts:
-        present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
-        raise ReleaseError(f"{raw}: no file named *.inter; it holds {present}\n{LAYOUT}")
+        raise ReleaseError(f"{raw}: no file named *.inter; it holds {held(raw)}\n{LAYOUT}")
     names = {p.name.removesuffix(".inter") for p in whole} or {p.name.rsplit(".", 2)[0] for p in parts}
     if len(names) > 1:
         raise ReleaseError(f"{raw}: holds the interactions of {', '.join(sorted(names))}; keep one dataset per folder")
@@ -193,17 +192,13 @@ def _value(text: str) -> str | None:
     return text
 
 
-def _pictures(raw: Path, given: Path | None) -> dict[str, Media]:
-    if given is not None:
-        folders = [raw / given if (raw / given).is_dir() else given]
-    else:
-        folders = [raw / name for name in PICTURES if (raw / name).is_dir()]
-    return {"image": Media(folders, SUFFIXES["image"])} if folders else {}
+def _pictures(raw: Path) -> list[Path]:
+    return [raw / name for name in PICTURES if (raw / name).is_dir()]
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
     add_column_arguments(parser)
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of pictures named by item")
+    add_images_argument(parser, "folders of DIR named posters, images or covers")
 
 
 ADAPTER = Adapter(

@@ -17,6 +17,7 @@ from data_adapters.named_columns import (
 from data_adapters.release import Adapter, Catalogue, Release
 from data_adapters.table_files import KINDS, Table, open_table
 from data_adapters.text_files import ReleaseError
+from data_adapters.vendor_files import check_id, held
 
 __all__ = ["ADAPTER", "LAYOUT", "read", "read_items"]
 
@@ -57,11 +58,8 @@ def read_items(table: Table, item: str, fields: Sequence[str]) -> Iterator[tuple
         ReleaseError: where a row has no item, or as the table's reader.
     """
     for number, row in table.rows(list(dict.fromkeys([item, *fields]))):
-        name = (row[item] or "").strip()
-        if not name:
-            what = "row" if table.kind == "parquet" else "line"
-            raise ReleaseError(f"{table.path}, {what} {number}, field '{item}': empty; every item needs an id")
-        yield name, {field: row[field] for field in fields}
+        what = "row" if table.kind == "parquet" else "line"
+        yield check_id(row[item], f"{table.path}, {what} {number}", item), {field: row[field] for field in fields}
 
 
 def _events(raw: Path, arguments: Namespace) -> list[Path]:
@@ -76,8 +74,7 @@ def _events(raw: Path, arguments: Namespace) -> list[Path]:
     tables = sorted(p for p in raw.iterdir() if p.is_file() and not KINDS.keys().isdisjoint(p.suffixes[-2:]))
     if len(tables) == 1:
         return tables
-    present = ", ".join(sorted(p.name for p in raw.iterdir())[:20]) or "nothing"
-    raise ReleaseError(f"{raw}: name the table of events with --events; it holds {present}\n{LAYOUT}")
+    raise ReleaseError(f"{raw}: name the table of events with --events; it holds {held(raw)}\n{LAYOUT}")
 
 
 def _matching(folder: Path, pattern: str | None, option: str) -> list[Path]:
@@ -87,8 +84,7 @@ def _matching(folder: Path, pattern: str | None, option: str) -> list[Path]:
         raise ReleaseError(f"{option} {pattern}: must be a name or pattern of files inside {folder}")
     paths = sorted(path for path in folder.glob(pattern) if path.is_file())
     if not paths:
-        present = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
-        raise ReleaseError(f"{option} {pattern}: no such file in {folder}, which holds {present}")
+        raise ReleaseError(f"{option} {pattern}: no such file in {folder}, which holds {held(folder)}")
     return paths
 
 

@@ -130,6 +130,11 @@ def test_texts_photos_and_columns(raw: Path) -> None:
     assert dataset.column("garment_group_name") == ["7"] * 4
 
 
+def test_without_photos_there_is_no_column_of_pictures(raw: Path) -> None:
+    (raw / "images").rename(raw.parent / "elsewhere")
+    assert set(prepared(raw).info.modalities) == {"text"}
+
+
 @pytest.mark.parametrize("stripped", ["transactions", "articles", "both"])
 def test_zeros_that_a_spreadsheet_cut_are_put_back(raw: Path, stripped: str) -> None:
     write(raw / "transactions_train.csv", transactions(stripped=stripped != "articles"), end="\r\n")

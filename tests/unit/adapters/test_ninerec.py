@@ -101,6 +101,12 @@ def test_english_texts_keep_commas_that_nothing_quotes(tmp_path: Path) -> None:
     assert dataset.column("zh")[dataset.ids().index("v33")] == "中文"
 
 
+def test_without_covers_there_is_no_column_of_pictures(tmp_path: Path) -> None:
+    files = {name: content for name, content in RELEASE.items() if "KU_cover" not in name}
+    dataset = prepare(write(tmp_path / "raw", files))
+    assert set(dataset.info.modalities) == {"text"}
+
+
 @pytest.mark.parametrize("with_pairs", [True, False])
 def test_sequences_are_read_where_pairs_have_no_times(tmp_path: Path, with_pairs: bool) -> None:
     files = {"QB_behaviour.tsv.gz": gzip.compress(BEHAVIOUR.encode()), "QB_item.csv": ITEMS}

@@ -87,6 +87,11 @@ def test_tells_the_two_files_of_one_name_apart(tmp_path: Path) -> None:
     assert dataset.times[0] == 1600000001000
 
 
+def test_without_covers_there_is_no_column_of_pictures(tmp_path: Path) -> None:
+    files = {name: content for name, content in RELEASE.items() if not name.startswith("cover/")}
+    assert prepare(write(tmp_path / "raw", files)).info.modalities == {"text": 2}
+
+
 def test_leaves_out_what_was_released_twice_on_request(tmp_path: Path) -> None:
     dataset = prepare(write(tmp_path / "raw", RELEASE), "--repeats", "exact")
     assert histories(dataset) == {"u2": ["i9", "i10", "i408373", "i9"]}

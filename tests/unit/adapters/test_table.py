@@ -192,6 +192,14 @@ def test_rows_in_order(tmp_path: Path) -> None:
         (["--events", "events.csv", "--items", "items.csv", "--item-id", "key"], ["items.csv: no column 'key'"]),
         (["--events", "events.csv", "--items", "items.csv", "--text", "{names}"], ["did you mean 'name'?"]),
         (["--events", "events.csv", "--items", "items.csv", "--image", "{cover}.jpg"], ["no field 'cover'"]),
+        (
+            ["--events", "events.csv", "--items", "items.csv", "--image", "cover"],
+            ["--image cover: no field 'cover', and no folder there or at ", "raw/cover; did you mean 'covers'?"],
+        ),
+        (
+            ["--events", "events.csv", "--items", "items.csv", "--image", "photo", "--video", ".."],
+            ["--video .. is outside", "where the paths of --image start"],
+        ),
     ],
 )  # fmt: skip
 def test_says_which_option_is_wrong(
