@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,8 @@ KINDS = {
     ".parquet": "parquet", ".pq": "parquet",
     ".jsonl": "lines", ".ndjson": "lines", ".json": "lines",
 }  # fmt: skip
+MARKS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas", " ": "blanks"}
+"""What separates fields, likeliest first."""
 LOOK_AHEAD = 1000
 """How many JSON objects are looked at for their keys, as any of them may lack some."""
 
@@ -76,6 +79,12 @@ def open_table(path: Path, *, delimiter: str | None = None, quote: str = '"', he
         return Table(path, kind, tuple(keys))
     delimiter = delimiter or ("," if suffix.lower() == ".csv" else "\t")
     first = first_record(path, delimiter=delimiter, quote=quote)
+    other = next((mark for mark in MARKS if len(first) == 1 and mark in first[0]), None)
+    if other is not None:
+        raise ReleaseError(
+            f"{path}, line 1: one field where fields are separated by {delimiter!r}: {first[0][:80]!r}; if they are "
+            f"separated by {MARKS[other]}, say --delimiter {shlex.quote(other.replace(chr(9), chr(92) + 't'))}"
+        )
     repeated = sorted({name for name in first if first.count(name) > 1})
     if headed and repeated:
         raise ReleaseError(f"{path}, line 1: the header names {', '.join(map(repr, repeated))} twice; rename one")

@@ -28,7 +28,8 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
     cut at.
 
     Raises:
-        ReleaseError: where the file is missing, empty, cut off (gzip), or not in `encoding` (names line and byte).
+        ReleaseError: where the file is missing, empty, cut off (gzip), not in `encoding` (names line and byte), or its
+            lines end with CR alone.
     """
     for number, line in _decoded_lines(path, encoding):
         if line.strip():
@@ -38,7 +39,9 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
 def _decoded_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     blank = True
     for number, data in enumerate(_raw_lines(path), start=1):
-        data = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
+        if number == 1:
+            data = data.removeprefix(b"\xef\xbb\xbf")
+            _check_line_ends(path, data)
         try:
             line = data.decode(encoding)
         except UnicodeDecodeError as error:
@@ -50,6 +53,14 @@ def _decoded_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
         yield number, line
     if blank:
         raise ReleaseError(f"{path}: the file is empty ({path.stat().st_size} bytes); download it again")
+
+
+def _check_line_ends(path: Path, first: bytes) -> None:
+    if not first.endswith(b"\n") and b"\r" in first.strip():
+        raise ReleaseError(
+            f"{path}: lines end with CR (0x0D) alone, as old Macintosh programs write them; rewrite the file with LF: "
+            f"tr '\\r' '\\n' < {path.name} > lf-{path.name}"
+        )
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
@@ -97,6 +108,11 @@ def read_records(
         except StopIteration:
             return
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise ReleaseError(
+                    f"{path}, line {start}: a CR (0x0D) that ends no line, outside quotes, in the record that starts "
+                    "here; remove it, or quote the field that it belongs to"
+                ) from error
             raise ReleaseError(
                 f"{path}, line {start}: broken quotes in the record that starts here ({error}, noticed on line "
                 f"{reader.line_num}); close the quote, or write a quote inside a field as {quote * 2}"
