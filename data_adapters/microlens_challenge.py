@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_adapters.microlens_files import open_database
 from data_adapters.release import Batches, Catalogue, Media, ReadyFeatures, Release
 from data_adapters.text_files import ReleaseError
 
@@ -90,7 +90,7 @@ def _events(raw: Path) -> tuple[Batches, str]:
 
 
 def _histories(paths: list[Path], sequence: str) -> Iterator[pa.RecordBatch]:
-    with duckdb.connect() as database:
+    with open_database() as database:
         query = database.sql(LONGEST.format(sequence=sequence), params={"paths": [str(path) for path in paths]})
         yield from query.to_arrow_reader(ROWS)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
+
 from data_adapters.text_files import ReleaseError, read_lines, read_records
 
-__all__ = ["read_quoted", "read_split", "starts_with_header"]
+__all__ = ["open_database", "read_quoted", "read_split", "starts_with_header"]
+
+MEMORY = "1GB"
 
 
 def starts_with_header(path: Path) -> bool:
@@ -39,6 +43,11 @@ def read_quoted(path: Path, field: str) -> Iterator[tuple[str, dict[str, str]]]:
             )
         if number > 1:
             yield _item(fields[0], path, number), {field: fields[1].strip()}
+
+
+def open_database() -> duckdb.DuckDBPyConnection:
+    """Open DuckDB in memory for queries over one file; it takes MEMORY at most."""
+    return duckdb.connect(config={"memory_limit": MEMORY})
 
 
 def read_split(path: Path, delimiter: str, *names: str) -> Iterator[tuple[str, dict[str, str]]]:

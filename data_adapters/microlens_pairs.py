@@ -6,8 +6,7 @@ from collections import Counter
 from itertools import groupby, islice
 from pathlib import Path
 
-import duckdb
-
+from data_adapters.microlens_files import open_database
 from data_adapters.text_files import ReleaseError, read_lines
 
 __all__ = ["compare_pairs"]
@@ -61,7 +60,7 @@ def _sample(lists: Path) -> dict[int, list[int]]:
 
 def _events_of(users: set[int], table: Path) -> dict[int, list[tuple[int, int]]]:
     """Return (item, time) of the users' events, by time and then by line."""
-    with duckdb.connect() as database:
+    with open_database() as database:
         rows = database.execute(
             """
             SELECT try_cast(trim(u) AS BIGINT), try_cast(trim(i) AS BIGINT), try_cast(trim(t) AS BIGINT)

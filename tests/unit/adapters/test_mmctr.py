@@ -13,6 +13,7 @@ import pytest
 
 from data_adapters.__main__ import main
 from data_adapters.microlens import read
+from data_adapters.microlens_files import open_database
 from odmt.data.features import open_features
 from odmt.data.format import Dataset, open_dataset
 
@@ -104,6 +105,12 @@ def test_imports_embeddings_by_item_id(raw: Path, tmp_path: Path) -> None:
     tokens = open_features(prepare(raw, tmp_path / "out"), ["text"]).gather("text", [1, 2, 3, 4, 5])
     assert tokens.values[:, 0, 0].tolist() == [1.0, 2.0, 0.0, 4.0, 3.0]
     assert tokens.mask[:, 0].tolist() == [True, True, False, True, True]  # zeros stand for nothing
+
+
+def test_sequences_are_read_within_a_limit_of_memory() -> None:
+    with open_database() as database:
+        (limit,) = database.execute("SELECT current_setting('memory_limit')").fetchone() or ()
+    assert limit == "953.6 MiB"
 
 
 def refused(raw: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
