@@ -37,7 +37,7 @@ The items, if they are not in the events' own rows, as what --items says: a fold
 hub; another configuration of the same dataset with --items-config alone.
   python -m data_adapters hub --raw ORG/NAME --out data/shop --user customer --item sku --time bought_at \\
     --items-config products --text "{name} by {brand}" --image photo
-Items have text, pictures and so on as --text, --image, ... say, and none without. Pictures that a column holds
+Text: none, unless --text names fields; pictures and so on likewise as --image, ... say. Pictures that a column holds
 (datasets.Image) are written to OUT-images (see --extract)."""
 BEGINNINGS = {
     b"\xff\xd8\xff": ".jpg",

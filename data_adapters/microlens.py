@@ -35,7 +35,9 @@ Where both kinds of titles are there, the quoted ones count and the others fill 
 unpacked. The MM-CTR challenge (https://erel-mir.github.io/challenge/mmctr-track2) is known by its parquet files:
   item_seq.parquet, or else MicroLens_1M_x1/{train,valid,test}.parquet   each user's longest sequence is its history
   item_feature.parquet    title, tags, levels of likes and views, ready features of text (BERT) and image (CLIPRN50)
-  item_images/ITEM.jpg    optional"""
+  item_images/ITEM.jpg    optional
+They are read within 1 GB of memory, whatever --memory says.
+Text: {title}"""
 CITATION = "Ni et al. 2023, A Content-Driven Micro-Video Recommendation Dataset at Scale, arXiv:2309.15379"
 LICENCE = "see the release's readme; MicroLens' own: research use, modified copies may not be offered for download"
 

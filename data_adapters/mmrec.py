@@ -26,7 +26,8 @@ DIR is one of the folders that https://github.com/enoche/MMRec/tree/master/data 
   meta-NAME.csv           optional: itemID, asin, title, brand, categories, description (made by MMRec's preprocessing)
   i_id_mapping.csv        optional, tabs: asin, itemID (field asin; of microlens, the official item id)
   missed_img_itemIDs.csv  optional: itemIDs whose image features are the mean of the others; they count as missing
-  images/ITEMID.jpg       optional"""
+  images/ITEMID.jpg       optional
+Text: {title} {brand} {categories} {description}; none without meta-NAME.csv"""
 CITATION = "Zhou 2023, MMRec: Simplifying Multimodal Recommendation, arXiv:2302.03497"
 LICENCE = "see the source of the data: Amazon review data (McAuley, academic use), or MicroLens"
 

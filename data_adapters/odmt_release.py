@@ -28,7 +28,8 @@ DIR holds one dataset of https://github.com/xyliugo/ODMT (its readme links the f
   images/ITEM.jpg                                  optional; or
   *.lmdb                                           optional: built by the release's 1_lmdb_build.py
 Pictures of an LMDB are written to OUT-images (see --extract). The release's code trains on the newest 15 events of a
-user: --max-events 15."""
+user: --max-events 15.
+Text: {title}"""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ DIR holds one dataset of https://recbole.io/dataset_list.html (https://github.co
   NAME.inter                 tab-separated; header such as user_id:token, item_id:token, timestamp:float; or
   NAME.train.inter ...       its parts train, valid (dev) and test, joined; with item_id_list:token_seq, each user's
                              longest history
-  NAME.item                  optional: item_id:token and any fields; text is made of titles, names and token_seq fields
-  posters/ITEM.jpg           optional; or images/, covers/, or what --images names"""
+  NAME.item                  optional: item_id:token and any fields
+  posters/ITEM.jpg           optional; or images/, covers/, or what --images names
+Text: titles, names, brands, authors, categories, genres and fields of type token_seq, in the file's order"""
 PARTS = ("train", "valid", "dev", "test")
 PICTURES = ("posters", "images", "covers")
 TELLING = ("title", "name", "brand", "author", "categor", "genre")

@@ -25,8 +25,8 @@ LAYOUT = """\
 DIR is a table of events, or a folder with one (--events) and perhaps a table of items (--items):
   .csv .tsv .txt .jsonl .parquet    text also as .gz; a pattern such as "part-*.parquet" joins several files
 A csv or tsv has a header; without one, columns are named by number from 0: --user 0 --item 1 --time 3.
-Items have text, pictures and so on as --text, --image, ... say, and none without; where there is no --items, what they
-name is taken from the events' own rows. For pictures that a parquet column holds, see `hub`.
+Text: none, unless --text names fields; pictures and so on likewise as --image, ... say. Where there is no --items, what
+they name is taken from the events' own rows. For pictures that a parquet column holds, see `hub`.
   python -m data_adapters table --raw DIR --out data/shop --events clicks.csv --items products.parquet \\
     --user visitor --item sku --time clicked_at --text "{name} by {brand}" --image "photos/{id}.jpg\""""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
+from data_adapters.__main__ import VENDORS
 from data_adapters.text_files import ReleaseError
 from data_adapters.vendor_files import (
     add_images_argument,
@@ -67,6 +69,11 @@ def test_an_option_names_a_folder_as_typed_or_inside_the_release(
         assert pictures_of(parser.parse_args(words), raw, [tmp_path])["image"].folders == folders
     with pytest.raises(ReleaseError, match=r"--images absent: no folder there, nor at .*raw/absent"):
         pictures_of(parser.parse_args(["--images", "absent"]), raw, [])
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_every_layout_says_what_the_text_is(vendor: str) -> None:
+    assert "Text: " in importlib.import_module(f"data_adapters.{vendor.replace('-', '_')}").ADAPTER.layout
 
 
 def test_every_row_needs_an_id() -> None:
