@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_adapters.extraction import add_extract_argument, extract, extract_folder
-from data_adapters.hub_files import HUB_NAME, Rows, open_hub, open_local
+from data_adapters.hub_files import HUB_NAME, Rows, near, open_hub, open_local
 from data_adapters.named_columns import (
     add_column_arguments,
     add_media_arguments,
@@ -25,6 +25,7 @@ from data_adapters.release import Adapter, Batches, Catalogue, Media, Release
 from data_adapters.table_files import as_text, holds_bytes
 from data_adapters.text_files import ReleaseError
 from data_adapters.vendor_files import SUFFIXES, check_id
+from odmt.data.format import hash_file
 
 __all__ = ["ADAPTER", "LAYOUT", "read", "read_events", "read_items", "read_pictures"]
 
@@ -131,16 +132,25 @@ def _open_events(raw: Path, arguments: Namespace) -> list[Rows]:
         if arguments.config or arguments.revision:
             raise ReleaseError(f"--config and --revision are of datasets on the hub, but {raw} is here; leave them out")
         return open_local(raw, split=arguments.split)
-    if not HUB_NAME.fullmatch(str(raw)):
-        raise ReleaseError(f"no file or folder at {raw}, and it is no name of a dataset on the hub\n{LAYOUT}")
-    return open_hub(str(raw), config=arguments.config, split=arguments.split, revision=arguments.revision)
+    return open_hub(
+        _hub_name(str(raw), "--raw"), config=arguments.config, split=arguments.split, revision=arguments.revision
+    )
+
+
+def _hub_name(name: str, option: str) -> str:
+    if not HUB_NAME.fullmatch(name):
+        raise ReleaseError(
+            f"{option} {name}: no file or folder at {name}{near(Path(name))}, and it is no name of a dataset on the "
+            f"hub, which has an owner: ORG/NAME\n{LAYOUT}"
+        )
+    return name
 
 
 def _open_items(raw: Path, arguments: Namespace) -> list[Rows]:
     if not (arguments.items or arguments.items_config or arguments.items_split):
         return []
     if not raw.exists():
-        name = arguments.items or str(raw)
+        name = _hub_name(arguments.items or str(raw), "--items")
         revision = arguments.revision if name == str(raw) else None
         return open_hub(name, config=arguments.items_config, split=arguments.items_split, revision=revision)
     given = Path(arguments.items or ".")
@@ -160,7 +170,7 @@ def _media(
     if arguments.video or arguments.audio:
         raise ReleaseError(f"--image {column} is written out, so --video and --audio cannot be files elsewhere")
     folder = extract_folder(arguments)
-    made_of = {"dataset": str(raw), "column": column, "item": item, "bytes": sum(_size(rows.path) for rows in parts)}
+    made_of = {"column": column, "item": item, "sha256": _content_of(rows.path for rows in parts)}
     count = extract(folder, made_of, lambda: read_pictures(parts, item, column))
     media = Media([folder], (*SUFFIXES["image"], OTHER), stem=_stem)
     return {"image": media}, folder, {"pictures": f"{count:,} of column {column}, written to {folder.name}"}
@@ -173,9 +183,10 @@ def _texts(column: pa.ChunkedArray, labels: Sequence[str] | None) -> list[str | 
     return [None if value is None or value < 0 else labels[int(value)] for value in values]
 
 
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+def _content_of(paths: Iterable[Path]) -> str:
+    """Return a hash of files and of what folders hold, wherever they lie."""
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return hashlib.sha256("".join(hash_file(file) for file in files if file.is_file()).encode()).hexdigest()
 
 
 def _stem(item: str) -> str:

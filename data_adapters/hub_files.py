@@ -6,12 +6,13 @@ by their suffix, and loading scripts are gone from `datasets` since version 4.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -22,11 +23,13 @@ from data_adapters.vendor_files import held
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-__all__ = ["Rows", "open_hub", "open_local"]
+__all__ = ["HUB_NAME", "Rows", "near", "open_hub", "open_local"]
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 ROWS = 10_000
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+SECONDS = 10
+"""How long the hub has to say whether it has a dataset."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,14 @@ def open_hub(
     from datasets.exceptions import DatasetsError
 
     try:
+        if not Path(name).exists():
+            _check_there(name, revision)
         kept = load_dataset(name, config, revision=revision, keep_in_memory=False)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it needs a loading script
-        raise ReleaseError(f"no file or folder at {name}, nor could it be had from the hub: {error}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ReleaseError(
+            f"no file or folder at {name}{near(Path(name))}, nor could it be had from the hub: {reason}"
+        ) from error
     assert isinstance(kept, dict)
     found = []
     for part in _splits(split, [str(key) for key in kept], name):
@@ -153,6 +161,39 @@ def open_hub(
         files = [Path(file["filename"]) for file in dataset.cache_files]
         found.append(Rows.of(files[0] if len(files) == 1 else files[0].parent, dataset))
     return found
+
+
+def near(place: Path) -> str:
+    """Say which name beside `place`, where nothing is, may have been meant."""
+    beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+    close = difflib.get_close_matches(place.name, beside, n=1)
+    return f" (did you mean '{place.with_name(close[0])}'?)" if close else ""
+
+
+def _check_there(name: str, revision: str | None) -> None:
+    """Ask the hub once; `datasets` would ask six times, with waits and warnings between.
+
+    Raises:
+        OSError: where it has no such dataset or cannot be reached.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    # errors of the HTTP library, whose name depends on the version of huggingface_hub
+    unreachable = OSError, cast("type[Exception]", HfHubHTTPError.__bases__[0])
+    try:
+        HfApi().dataset_info(name, revision=revision, timeout=SECONDS)
+    except RevisionNotFoundError as error:
+        raise OSError(f"it has no revision '{revision}'") from error
+    except RepositoryNotFoundError as error:
+        raise OSError("it has no dataset of that name, or shows it only to those who log in") from error
+    except unreachable as error:
+        raise OSError(
+            f"it cannot be reached ({error}); with HF_HUB_OFFLINE=1 in the environment, what was downloaded before is "
+            "taken"
+        ) from error
 
 
 def _splits(split: str | None, present: Sequence[str], where: Path | str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -151,6 +152,25 @@ def test_pictures_that_are_paths_elsewhere_are_not_followed(
     assert not out.with_name("out-images").exists()
 
 
+def test_pictures_are_known_by_what_they_were_made_of(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "shop"
+    datasets.Dataset.from_dict(EVENTS).save_to_disk(raw)
+    photos = [{"bytes": png(seed), "path": None} for seed in range(3)]
+    items(photo=photos).cast_column("photo", datasets.Image()).save_to_disk(raw / "items")
+    options = ["--items", "items", "--image", "photo"]
+    whole = prepared(raw, out, *options)
+    monkeypatch.chdir(tmp_path)
+    assert prepared("shop", out, *options).path == whole.path
+    Path("shop").rename("moved")
+    prepared("moved", out.with_name("two"), *options, "--extract", str(out.with_name("out-images")))
+    items(photo=photos[::-1]).cast_column("photo", datasets.Image()).save_to_disk("moved/items")
+    capsys.readouterr()
+    extract = ["--extract", str(out.with_name("out-images"))]
+    assert "out-images holds pictures of" in refused("moved", out.with_name("three"), capsys, *options, *extract)
+
+
 def test_media_beside_the_data(tmp_path: Path, out: Path) -> None:
     raw = tmp_path / "shop"
     (raw / "covers").mkdir(parents=True)
@@ -184,11 +204,34 @@ def test_loading_scripts_are_never_run(tmp_path: Path, out: Path, capsys: pytest
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_name_that_is_nearly_there_is_offered(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/shop").mkdir(parents=True)
+    assert "no file or folder at dato (did you mean 'data'?)" in refused("dato", out, capsys)
+    assert "no file or folder at data/shup (did you mean 'data/shop'?)" in refused("data/shup", out, capsys)
+
+
+def test_an_unreachable_hub_is_asked_once(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    begun = time.monotonic()
+    message = refused("org/name", out, capsys)
+    assert time.monotonic() - begun < 5
+    assert "nor could it be had from the hub: it cannot be reached (" in message
+    assert "HF_HUB_OFFLINE=1" in message
+    assert message.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
         ("nobody/nothing-here", ["no file or folder at nobody/nothing-here, nor could it be had from the hub"]),
         ("/nowhere/at/all", ["no file or folder at /nowhere/at/all", "no name of a dataset"]),
+        ("nosuchdir", ["no file or folder at nosuchdir, and it is no name of a dataset", "ORG/NAME"]),
         ("../up", ["no name of a dataset"]),
     ],
 )
