@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from data_adapters.text_files import ReleaseError
 from odmt.data.folder_name import removed_at_last
 
-__all__ = ["add_extract_argument", "extract", "extract_folder"]
+__all__ = ["add_extract_argument", "extract", "extract_folder", "removed_on_failure"]
 
 RECORD = "extracted.json"
 
@@ -78,6 +79,20 @@ def _count_of(folder: Path, made_of: Mapping[str, str | int]) -> int:
             "another folder with --extract"
         )
     return count
+
+
+@contextmanager
+def removed_on_failure(folder: Path | None) -> Iterator[None]:
+    """Remove `folder`, where one is given, if the block fails: pictures that this run wrote for a dataset that is not.
+
+    A process that is killed leaves them; the next run takes them as they are.
+    """
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -59,6 +59,8 @@ def read(raw: Path, arguments: Namespace) -> Release:
     columns = event_columns(arguments, events[0].columns, events[0].path)
     item = item_column(arguments, items[0].columns, columns["item"], items[0].path) if items else columns["item"]
     fields = (items or events)[0].columns
+    folder = extract_folder(arguments)
+    was_there = folder.exists()
     media, root, notes = _media(raw, arguments, items or events, item, fields)
     return Release(
         events=[Batches(rows.path, partial(read_events, rows, columns), tuple(columns)) for rows in events],
@@ -66,6 +68,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
         fields=fields,
         media=media,
         media_root=root,
+        extracted=None if was_there or root != folder else folder,
         notes={
             "dataset": str(raw) if not raw.exists() else raw.name,
             "columns": ", ".join(f"{role} {name}" for role, name in columns.items()),

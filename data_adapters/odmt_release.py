@@ -58,7 +58,9 @@ KINDS = {
 def read(raw: Path, arguments: Namespace) -> Release:
     """Describe the release in `raw`; pictures of an LMDB are written out first, which takes a while."""
     name, kind, behaviours, texts = _find(raw)
-    media, root, notes = _pictures(raw, kind, arguments)
+    folder = extract_folder(arguments)
+    was_there = folder.exists()
+    media, root, notes = _pictures(raw, kind, folder)
     return Release(
         events=[Delimited(behaviours, {"user": (0,), "items": (1,)}, delimiter="\t", quote="")],
         catalogues=[Catalogue(texts, lambda: read_titles(texts, separator=kind.separator))],
@@ -66,6 +68,7 @@ def read(raw: Path, arguments: Namespace) -> Release:
         text="{title}",
         media=media,
         media_root=root,
+        extracted=None if was_there or root != folder else folder,
         notes={"layout": name, **notes},
     )
 
@@ -99,7 +102,7 @@ def _find(raw: Path) -> tuple[str, _Kind, Path, Path]:
     return name, kind, behaviours, texts
 
 
-def _pictures(raw: Path, kind: _Kind, arguments: Namespace) -> tuple[dict[str, Media], Path, dict[str, str]]:
+def _pictures(raw: Path, kind: _Kind, folder: Path) -> tuple[dict[str, Media], Path, dict[str, str]]:
     if (raw / "images").is_dir():
         return pictures_in([raw / "images"]), raw, {"pictures": "images/"}
     databases = sorted(raw.glob("*.lmdb"))
@@ -107,7 +110,7 @@ def _pictures(raw: Path, kind: _Kind, arguments: Namespace) -> tuple[dict[str, M
         return {}, raw, {}
     if len(databases) > 1:
         raise ReleaseError(f"{raw}: holds {', '.join(p.name for p in databases)}; keep the one with the pictures")
-    database, folder = databases[0], extract_folder(arguments)
+    database = databases[0]
     data = database / "data.mdb" if database.is_dir() else database
     with data.open("rb") as file:
         beginning = hashlib.sha256(file.read(1 << 20)).hexdigest()

@@ -164,6 +164,8 @@ class Release:
     """Fields that tell of the future (such as total likes) and why: kept on request only, with a warning."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """What the adapter itself left out, and why."""
+    extracted: Path | None = None
+    """The folder of pictures that `read` has just written, which goes if the preparation fails."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What the adapter decided by looking at the files, for dataset.yaml: {"layout": "2018, 5-core"}."""
 

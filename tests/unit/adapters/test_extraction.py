@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_adapters.extraction import extract
+from data_adapters.extraction import extract, removed_on_failure
 from data_adapters.text_files import ReleaseError
 
 SLOW = """
@@ -60,6 +60,19 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(ReleaseError, match="key '2' is bad"):
         extract(tmp_path / "pictures", {}, broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ReleaseError, KeyboardInterrupt])
+def test_pictures_of_a_dataset_that_failed_are_removed(tmp_path: Path, error: type[BaseException]) -> None:
+    extract(tmp_path / "pictures", {}, two)
+    with removed_on_failure(tmp_path / "pictures"):
+        pass
+    with pytest.raises(error), removed_on_failure(None):
+        raise error
+    assert (tmp_path / "pictures").is_dir()
+    with pytest.raises(error), removed_on_failure(tmp_path / "pictures"):
+        raise error
     assert list(tmp_path.iterdir()) == []
 
 

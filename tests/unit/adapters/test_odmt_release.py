@@ -11,6 +11,7 @@ import pickletools
 import subprocess
 import sys
 import types
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from PIL import Image
 
 from data_adapters.__main__ import main
 from data_adapters.lmdb_pictures import read_pictures, unpickle_picture
+from data_adapters.odmt_release import read
 from data_adapters.text_files import ReleaseError
 from odmt.data.format import Dataset, open_dataset
 
@@ -311,6 +313,15 @@ def test_channels(tmp_path: Path, channels: int) -> None:
     ((name, content),) = read_pictures(database(tmp_path / "x.lmdb", {"7": pickled(picture, "7")}))
     assert name == "7.png"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))).reshape(picture.shape), picture)
+
+
+def test_only_pictures_that_this_run_wrote_are_named_as_such(tmp_path: Path) -> None:
+    raw = amazon(tmp_path / "raw")
+    arguments = Namespace(out=tmp_path / "out", extract=None)
+    assert read(raw, arguments).extracted is None
+    database(raw / "Arts_image.lmdb", {"B001": pickled(noise(1, 4, 4, 3), "B001")})
+    assert read(raw, arguments).extracted == tmp_path / "out-images"
+    assert read(raw, arguments).extracted is None
 
 
 @pytest.mark.parametrize("subdir", [False, True])
