@@ -13,13 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from data_adapters.release import Media
 from data_adapters.text_files import ReleaseError
+from data_adapters.vendor_files import SUFFIXES
 from odmt.data.format import FileRecord
 
-SUFFIXES = {
-    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff"),
-    "video": (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".flv", ".wmv", ".3gp"),
-    "audio": (".mp3", ".wav", ".m4a", ".aac", ".flac", ".ogg"),
-}
 __all__ = ["MediaFinder", "Template", "clean_html"]
 
 

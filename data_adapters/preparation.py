@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data_adapters.content import MediaFinder, Template
 from data_adapters.engine import Engine
 from data_adapters.events import EventFacts, load_events
+from data_adapters.extraction import removed_on_failure
 from data_adapters.filtering import number_events, select_events
 from data_adapters.options import Options
 from data_adapters.output import Catalogue, media_root, write_histories
@@ -56,56 +57,59 @@ def prepare(
         DatasetError: where `out` is taken by something else, or cannot be written.
     """
     release = adapter.read(raw, arguments)
-    text, finders = _content(release, options)
-    catalogue = Catalogue(release, options, text, finders)
-    hashes = _hash_sources(release, catalogue)
-    sources = tuple(
-        FileRecord(path.relative_to(raw).as_posix() if path.is_relative_to(raw) else path.name, *facts)
-        for path, facts in hashes.items()
-    ) + tuple(record for finder in finders.values() for record in finder.sources)
-    preparation = {"adapter": name, "odmt": importlib.metadata.version("odmt")} | options.recorded() | _own(arguments)
-    preparation["text"] = options.text or release.text
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not overwrite:
-        _refuse_other(out, preparation, sources, root=None if options.pack or not finders else media_root(release))
-        return Prepared(open_dataset(out), was_there=True)
-    try:
-        with (
-            DatasetWriter(out, overwrite=overwrite) as writer,
-            Engine(writer.scratch, memory=memory) as engine,
-        ):
-            facts = load_events(engine, release)
-            number_events(engine, integer_ids=release.integer_ids, item_width=release.item_width)
-            chosen = select_events(engine, options, facts, where=str(release.events[0].path))
-            resolution = write_histories(engine, writer, keep_times=facts.has_times)
-            unused = catalogue.write(engine, writer)
-            for warning in catalogue.warnings:
-                print(f"warning: {warning}", file=sys.stderr)
-            sealed = writer.seal(
-                name=out.name,
-                tie_rule=_tie_rule(facts, [file.path.name for file in release.events]),
-                media_root=Path("media") if options.pack else media_root(release),
-                licence=adapter.licence,
-                citation=adapter.citation,
-                made_by=made_by,
-                dropped={**release.dropped, **chosen, **unused},
-                preparation=preparation,
-                notes={
-                    **release.notes,
-                    **_notes(facts, resolution),
-                    **({"warnings": "; ".join(catalogue.warnings)} if catalogue.warnings else {}),
-                },
-                sources=sources,
-            )
-            if release.features:
-                from data_adapters.ready_features import write_features  # brings torch
+    with removed_on_failure(release.extracted):
+        text, finders = _content(release, options)
+        catalogue = Catalogue(release, options, text, finders)
+        hashes = _hash_sources(release, catalogue)
+        sources = tuple(
+            FileRecord(path.relative_to(raw).as_posix() if path.is_relative_to(raw) else path.name, *facts)
+            for path, facts in hashes.items()
+        ) + tuple(record for finder in finders.values() for record in finder.sources)
+        preparation = (
+            {"adapter": name, "odmt": importlib.metadata.version("odmt")} | options.recorded() | _own(arguments)
+        )
+        preparation["text"] = options.text or release.text
+        if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not overwrite:
+            _refuse_other(out, preparation, sources, root=None if options.pack or not finders else media_root(release))
+            return Prepared(open_dataset(out), was_there=True)
+        try:
+            with (
+                DatasetWriter(out, overwrite=overwrite) as writer,
+                Engine(writer.scratch, memory=memory) as engine,
+            ):
+                facts = load_events(engine, release)
+                number_events(engine, integer_ids=release.integer_ids, item_width=release.item_width)
+                chosen = select_events(engine, options, facts, where=str(release.events[0].path))
+                resolution = write_histories(engine, writer, keep_times=facts.has_times)
+                unused = catalogue.write(engine, writer)
+                for warning in catalogue.warnings:
+                    print(f"warning: {warning}", file=sys.stderr)
+                sealed = writer.seal(
+                    name=out.name,
+                    tie_rule=_tie_rule(facts, [file.path.name for file in release.events]),
+                    media_root=Path("media") if options.pack else media_root(release),
+                    licence=adapter.licence,
+                    citation=adapter.citation,
+                    made_by=made_by,
+                    dropped={**release.dropped, **chosen, **unused},
+                    preparation=preparation,
+                    notes={
+                        **release.notes,
+                        **_notes(facts, resolution),
+                        **({"warnings": "; ".join(catalogue.warnings)} if catalogue.warnings else {}),
+                    },
+                    sources=sources,
+                )
+                if release.features:
+                    from data_adapters.ready_features import write_features  # brings torch
 
-                write_features(sealed, release.features, {path: sha256 for path, (_, sha256) in hashes.items()})
-            return Prepared(writer.publish(), was_there=False)
-    except duckdb.Error as error:
-        raise DatasetError(
-            f"{out}: writing failed ({str(error).splitlines()[0]}); nothing was kept. "
-            "Free some space, give --memory another size or name another folder, then run the command again"
-        ) from error
+                    write_features(sealed, release.features, {path: sha256 for path, (_, sha256) in hashes.items()})
+                return Prepared(writer.publish(), was_there=False)
+        except duckdb.Error as error:
+            raise DatasetError(
+                f"{out}: writing failed ({str(error).splitlines()[0]}); nothing was kept. "
+                "Free some space, give --memory another size or name another folder, then run the command again"
+            ) from error
 
 
 def _own(arguments: Namespace) -> dict[str, str]:
