@@ -48,6 +48,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="where large files go (default: the temporary folder)"
     )
+    parser.add_argument(
+        "--layouts", nargs="+", choices=[*LAYOUTS], default=[*LAYOUTS], help="kinds of releases for prepare"
+    )
     parser.add_argument("--memory", default="2GB", metavar="SIZE", help="as for the adapters (default 2GB)")
 
 
@@ -55,7 +58,7 @@ def measure(arguments: Namespace) -> list[dict[str, Any]]:
     """Return, per layout and size, seconds, interactions per second, peak memory and bytes on disk."""
     found = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        for layout in LAYOUTS:
+        for layout in arguments.layouts:
             for size in arguments.interactions:
                 found.append(_measure_one(layout, size, Path(name), arguments.memory))
                 print(_line(found[-1]), flush=True)
@@ -69,13 +72,17 @@ def describe(results: Sequence[Mapping[str, Any]]) -> str:
         return "give at least two sizes to see the slope"
     sizes = np.array([r["interactions"] for r in own], float)
     lines = []
-    for name, unit, scale in (("seconds", "min", 60), ("peak_bytes", "GB", 1e9), ("disk_bytes", "GB", 1e9)):
+    for name, unit, scale in (("seconds", "min", 60), ("disk_bytes", "GB", 1e9), ("scratch_bytes", "GB", 1e9)):
         slope, start = np.polyfit(sizes, [float(r[name]) for r in own], 1)
         full = start + slope * FULL["interactions"]
         per_million = slope * 1e6
         lines.append(
             f"{name}: {per_million:.3g} per million interactions, so {full / scale:.3g} {unit} for the full release"
         )
+    # memory is what --memory grants, and what is kept per user (a hash, a length) and per item (a row, a file name)
+    peak = max(r["peak_bytes"] - r["users"] * 16 for r in own)
+    full = peak + FULL["users"] * 16 + FULL["items"] * 200
+    lines.append(f"peak_bytes: bounded by --memory; about {full / 1e9:.3g} GB for the full release")
     return "\n".join(lines)
 
 
