@@ -54,9 +54,15 @@ def main(argv: Sequence[str]) -> int:
     results = suite.measure(arguments)
     print(suite.describe(results))
     if arguments.json:
-        tree: dict[str, Any] = {"about": _about(), "command": " ".join(argv), name: results}
+        tree: dict[str, Any] = {"about": _about(), "command": _without_paths(argv), name: results}
         arguments.json.write_text(json.dumps(tree, indent=1) + "\n")
     return 0
+
+
+def _without_paths(argv: Sequence[str]) -> str:
+    """Return the options that decide the figures, without those that say where files lie on this machine."""
+    places = [k for k, word in enumerate(argv) if word in ("--json", "--folder", "--plot", "--environments")]
+    return " ".join(word for k, word in enumerate(argv) if k not in places and k - 1 not in places)
 
 
 def _about() -> str:
