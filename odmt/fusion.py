@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from odmt.attention import Block
+from odmt.dropout import Dropout
 from odmt.types import Bool, Float, Streams, Tensor
 
 __all__ = ["FUSIONS", "IDAwareTransformer", "Independent", "SumFusion"]
@@ -66,13 +67,14 @@ class IDAwareTransformer(nn.Module):
         self.text_sees_id = text_sees_id
         self.project = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in widths.items()})
         self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in self._content})
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads=heads, dropout=dropout) for _ in range(layers))
         self.heads = nn.ModuleDict({name: _two_layers(dim, dim) for name in widths})
 
     def forward(self, tokens: Streams, masks: Streams) -> Streams:
         order = [*self._content, *(name for name in self.streams if name == "id")]  # the id comes last, as released
-        x = self.dropout(torch.cat([self._embed(name, tokens[name], masks[name]) for name in order], dim=1))
+        pieces = [piece for name in order for piece in self._embed(name, tokens[name], masks[name])]
+        x = self.dropout(torch.cat(pieces, dim=1))
         lengths = [tokens[name].shape[1] for name in order]
         first = torch.tensor([sum(lengths[:i]) for i in range(len(order))], device=x.device)
         allowed = self._allowed(torch.cat([masks[name] for name in order], dim=1), num_ids=int("id" in order))
@@ -83,9 +85,16 @@ class IDAwareTransformer(nn.Module):
         vectors = dict(zip(order, x.unbind(1), strict=True))
         return {name: self.heads[name](vectors[name]) for name in self.streams}
 
-    def _embed(self, name: str, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _embed(self, name: str, tokens: Tensor, mask: Tensor) -> list[Tensor]:
+        """Project the tokens of one stream, [items, tokens, dim] in two pieces: the first token, and the others.
+
+        Where an item lacks the modality, its first token is the learned one. What the padding behind it holds is of no
+        account: nobody sees it.
+        """
         x = self.project[name](tokens)
-        return x if name == "id" else torch.where(mask.unsqueeze(-1), x, self.missing[name].to(x.dtype))
+        if name == "id":
+            return [x]
+        return [torch.where(mask[:, :1, None], x[:, :1], self.missing[name].to(x.dtype)), x[:, 1:]]
 
     def _allowed(self, mask: Bool[Tensor, "items rows"], *, num_ids: int) -> Bool[Tensor, "items rows rows"]:
         rows = mask.shape[1]

@@ -33,8 +33,8 @@ FIXED = ("dim", "length", "widths")
 """Of these, what must be the same in all components, so that no call may set it."""
 PART_ROWS = 1 << 13
 """Tokens of items that a CPU encodes at once (see `_by_length`)."""
-USER_PARTS = 4
-"""Parts of a batch's users that a CPU reads apart (see `_shortest_first`)."""
+USER_PARTS, USER_PART = 4, 32
+"""Most parts of a batch's users that a CPU reads apart, and the fewest users in one (see `_shortest_first`)."""
 
 
 class ODMT(nn.Module):
@@ -128,23 +128,21 @@ class ODMT(nn.Module):
         if content is None:
             wanted = items.cpu().numpy()
             content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
-        parts = _by_length(content, len(items), self.device)
+        tokens = {name: self._ids(items) if name == "id" else content[name] for name in self.inputs}
+        parts = _by_length(tokens, self.device)
         if parts is None:
-            return self._encode(items, content)
-        made = [
-            self._encode(items[part], {name: _cut(tokens, part) for name, tokens in content.items()}) for part in parts
-        ]
+            return self._fuse(tokens)
+        made = [self._fuse({name: _cut(x, part) for name, x in tokens.items()}) for part in parts]
         back = torch.cat(parts).argsort()
         return {name: torch.cat([vectors[name] for vectors in made])[back] for name in made[0]}
 
-    def _encode(self, items: Tensor, content: Mapping[str, Tokens]) -> Streams:
-        dtype = self.log_popularity.dtype
-        tokens = {
-            name: content[name].values.to(dtype) if name != "id" else self.id_table(items)[:, None]
-            for name in self.inputs
-        }
-        seen = torch.ones(len(items), 1, dtype=torch.bool, device=items.device)
-        return self.fusion(tokens, {name: content[name].mask if name != "id" else seen for name in self.inputs})
+    def _ids(self, items: Tensor) -> Tokens:
+        # For all items at once, because every look-up has a gradient of the whole table's size.
+        return Tokens(self.id_table(items)[:, None], torch.ones_like(items, dtype=torch.bool)[:, None])
+
+    def _fuse(self, tokens: Mapping[str, Tokens]) -> Streams:
+        values = {name: given.values.to(self.log_popularity.dtype) for name, given in tokens.items()}
+        return self.fusion(values, {name: given.mask for name, given in tokens.items()})
 
     @torch.inference_mode()
     def encode_catalogue(self, chunk: int = 2048) -> Streams:
@@ -176,21 +174,20 @@ class ODMT(nn.Module):
         return ensemble(scores)
 
 
-def _by_length(content: Mapping[str, Tokens], num_items: int, device: torch.device) -> list[Tensor] | None:
+def _by_length(tokens: Mapping[str, Tokens], device: torch.device) -> list[Tensor] | None:
     """Cut the items, sorted by their number of tokens, into parts of about PART_ROWS tokens; None for one part.
 
     Exact, because items are encoded apart from each other. It saves what padding costs, and on a CPU the time that
     goes into memory: what a part needs stays in the caches and is not asked of the system anew. A GPU is slower in
     parts, and asking it for lengths would make it wait.
     """
-    if device.type != "cpu" or not content:
+    if device.type != "cpu" or all(given.mask.shape[1] == 1 for given in tokens.values()):
         return None
-    lengths = torch.stack([tokens.mask.sum(1) for tokens in content.values()]).sum(0)
-    rows = int(lengths.sum()) + num_items
-    if rows <= PART_ROWS:
+    lengths = torch.stack([given.mask.sum(1) for given in tokens.values()]).sum(0)
+    if int(lengths.sum()) <= PART_ROWS:
         return None
     order = lengths.argsort(stable=True)
-    filled = (lengths[order] + 1).cumsum(0) // PART_ROWS
+    filled = lengths[order].cumsum(0) // PART_ROWS
     return list(order.split(filled.bincount()[filled.unique()].tolist()))
 
 
@@ -200,10 +197,11 @@ def _shortest_first(histories: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, li
     Exact, because users are read apart from each other and losses are means over rows in any order. On a CPU it saves
     most of the padding, which is half of all slots; a GPU would wait for the lengths.
     """
-    if mask.device.type != "cpu" or len(mask) < USER_PARTS:
+    num_parts = min(USER_PARTS, len(mask) // USER_PART)
+    if mask.device.type != "cpu" or num_parts < 2:
         return histories, mask, [(slice(None), 0)]
     lengths, order = mask.sum(1).sort(stable=True)
-    cuts = [len(order) * part // USER_PARTS for part in range(USER_PARTS + 1)]
+    cuts = [len(order) * part // num_parts for part in range(num_parts + 1)]
     width = mask.shape[1]
     parts = [(slice(a, b), width - max(2, int(lengths[b - 1]))) for a, b in pairwise(cuts)]
     return histories[order], mask[order], parts

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from odmt.attention import Block
+from odmt.dropout import Dropout
 from odmt.types import Bool, Float, Tensor
 
 __all__ = ["SASRec"]
@@ -19,7 +20,7 @@ class SASRec(nn.Module):
         super().__init__()
         self.position = nn.Embedding(length, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads=heads, dropout=dropout) for _ in range(layers))
         self.apply(self._initialise)
 

@@ -81,6 +81,21 @@ def test_an_item_does_not_depend_on_the_items_beside_it(features: ItemFeatures) 
             torch.testing.assert_close(alone[name][0], together[name][item - 1])
 
 
+def test_parts_change_nothing(features: ItemFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(features, dropout=0.0, distill=DistillationGraph("id -> text", "ensemble -> id")).double()
+    batch = make_batch(HISTORIES, features)
+    found = []
+    for tokens, users in ((1 << 20, 100), (9, 1)):  # everything at once; an item or two and a user at a time
+        monkeypatch.setattr("odmt.model.PART_ROWS", tokens)
+        monkeypatch.setattr("odmt.model.USER_PART", users)
+        model.zero_grad()
+        loss = torch.stack(list(model(batch).values())).sum()
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), gradients, model.encode_catalogue()))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
 def test_missing_content_is_a_mask(features: ItemFeatures) -> None:
     """Whatever lies in the slots of a missing modality, nothing reads it, and gradients stay finite."""
     model = make_model(features)
