@@ -52,10 +52,12 @@ class Edge:
 def ensemble(logits: Mapping[str, Tensor]) -> Tensor:
     """Average the streams' logits (or scores)."""
     streams = [z for name, z in logits.items() if name != "ensemble"]
-    total = streams[0]
-    for z in streams[1:]:
-        total = total + z  # not stacked: a copy of all scores would cost more than their sum
-    return total / len(streams)
+    if len(streams) == 1:
+        return streams[0]
+    total = streams[0] + streams[1]  # not stacked: a copy of all scores would cost more than their sum
+    for z in streams[2:]:
+        total = total + z
+    return total.div_(len(streams))
 
 
 def sigmoid_ramp(progress: int | float, length: int | float) -> float:

@@ -18,7 +18,10 @@ from odmt.types import Float, Int, Questions, Streams, Tensor
 __all__ = ["CUTOFFS", "mask_seen", "metrics", "popularity_ranks", "rank_targets", "ranks", "top_items"]
 
 CUTOFFS = (5, 10, 20)
-_TILE_BYTES = 1 << 28  # scores held at once: users per tile = this over 4 bytes * catalogue
+_SCORES = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Scores of a head that are held at once: on a CPU what its caches hold, on a GPU what fills it."""
+_ROWS = 32
+"""Users whose scores are held at once however large the catalogue: fewer, and products wait for the tables."""
 
 
 def mask_seen(
@@ -88,7 +91,7 @@ def ranks(
     combine: Callable[[Streams], Tensor],
     mask_history: bool = True,
     repeats: Literal["rank", "miss"] = "rank",
-    tile: int = 256,
+    tile: int = 1024,
     rank: int = 0,
     world: int = 1,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda tiles: tiles,
@@ -97,26 +100,33 @@ def ranks(
 
     states: user states of histories, per stream [users, dim]; tables: item vectors per stream [items + 1, dim].
     combine: the ensemble's scores from those of the streams, as `ODMT.ensemble`.
-    tile: users scored at once, fewer where the catalogue is large. Tiles are cut from the questions' own order and
-        each process (`rank` of `world`) takes every world-th one, so any number of processes computes the same
-        numbers; the entries of the other processes' tiles are 0, to be summed up.
+    tile: users whose histories are read at once; they are scored in smaller groups. Tiles are cut from the questions
+        in the order of the histories' lengths, so that little padding is read, and each process (`rank` of `world`)
+        takes every world-th one, so any number of processes computes the same numbers; the entries of the other
+        processes' tiles are 0, to be summed up.
     """
     device = next(iter(tables.values())).device
     num_users, num_items = len(questions.targets), len(next(iter(tables.values())))
-    tile = max(1, min(tile, _TILE_BYTES // (4 * num_items)))
+    rows = max(_ROWS, _SCORES.get(device.type, _SCORES["cuda"]) // num_items)
     heads = (*tables, "ensemble")
     found = {head: np.zeros(num_users, dtype=np.float32) for head in heads}
+    lengths = (questions.histories > 0).sum(1)
+    order = lengths.argsort(kind="stable")
     for start in progress(range(rank * tile, num_users, world * tile)):
-        part = slice(start, start + tile)
-        histories, seen, targets = (
-            torch.from_numpy(array[part].astype(np.int64)).to(device)
-            for array in (questions.histories, questions.seen, questions.targets)
-        )
-        seen = seen if mask_history else torch.zeros_like(seen[:, :1])
-        scores = {head: state @ tables[head].T for head, state in states(histories).items()}
-        scores["ensemble"] = combine(scores)
-        for head, values in scores.items():
-            found[head][part] = rank_targets(values, targets, seen, repeats=repeats).cpu().numpy()
+        users = order[start : start + tile]
+        longest = max(1, lengths[users[-1]])
+        read = states(torch.from_numpy(questions.histories[users, -longest:].astype(np.int64)).to(device))
+        for group in range(0, len(users), rows):
+            some = users[group : group + rows]
+            seen, targets = (
+                torch.from_numpy(array[some].astype(np.int64)).to(device)
+                for array in (questions.seen, questions.targets)
+            )
+            seen = seen if mask_history else torch.zeros_like(seen[:, :1])
+            scores = {head: state[group : group + rows] @ tables[head].T for head, state in read.items()}
+            scores["ensemble"] = combine(scores)
+            for head, values in scores.items():
+                found[head][some] = rank_targets(values, targets, seen, repeats=repeats).cpu().numpy()
     return found
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from odmt.backbones import BACKBONES
+from odmt.data.tokens import by_length
 from odmt.distill import DistillationGraph, ensemble
 from odmt.fusion import FUSIONS
 from odmt.ranking import in_batch_logits, log_multiplicity, next_item_loss, next_item_rows
@@ -32,7 +33,7 @@ CONTEXT = ("dim", "dropout", "length", "widths")
 FIXED = ("dim", "length", "widths")
 """Of these, what must be the same in all components, so that no call may set it."""
 PART_ROWS = 1 << 13
-"""Tokens of items that a CPU encodes at once (see `_by_length`)."""
+"""Tokens of items that a CPU encodes at once (see `_parts`)."""
 USER_PARTS, USER_PART = 4, 32
 """Most parts of a batch's users that a CPU reads apart, and the fewest users in one (see `_shortest_first`)."""
 
@@ -129,12 +130,8 @@ class ODMT(nn.Module):
             wanted = items.cpu().numpy()
             content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
         tokens = {name: self._ids(items) if name == "id" else content[name] for name in self.inputs}
-        parts = _by_length(tokens, self.device)
-        if parts is None:
-            return self._fuse(tokens)
-        made = [self._fuse({name: _cut(x, part) for name, x in tokens.items()}) for part in parts]
-        back = torch.cat(parts).argsort()
-        return {name: torch.cat([vectors[name] for vectors in made])[back] for name in made[0]}
+        made = [self._fuse(part) for part in _parts(tokens, self.device)]
+        return {name: torch.cat([vectors[name] for vectors in made]) for name in made[0]}
 
     def _ids(self, items: Tensor) -> Tokens:
         # For all items at once, because every look-up has a gradient of the whole table's size.
@@ -148,20 +145,22 @@ class ODMT(nn.Module):
     def encode_catalogue(self, chunk: int = 2048) -> Streams:
         """Encode every item once, without dropout: per stream [num_items + 1, dim], row 0 (padding) zero.
 
-        Chunks are cut from the catalogue in order, so the numbers do not depend on who asks for them.
+        Chunks are cut from the catalogue in the order of lengths, so the numbers do not depend on who asks for them.
         """
+        ids = 1 + torch.from_numpy(by_length(self.features, self.modalities, np.arange(1, self.num_items + 1)))
         with _evaluating(self):
-            parts = [self.encode(ids) for ids in torch.arange(1, self.num_items + 1, device=self.device).split(chunk)]
-        return {
-            name: torch.cat([torch.zeros_like(parts[0][name][:1]), *(p[name] for p in parts)]) for name in self.streams
-        }
+            parts = [self.encode(some) for some in ids.to(self.device).split(chunk)]
+        zero = {name: torch.zeros_like(table[:1]) for name, table in parts[0].items()}
+        tables = {name: torch.cat([zero[name], *(part[name] for part in parts)]) for name in self.streams}
+        back = torch.cat([torch.zeros_like(ids[:1]), ids]).argsort().to(self.device)
+        return {name: table[back] for name, table in tables.items()}
 
     @torch.inference_mode()
     def states(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
         """Read histories of global ids (left-padded with 0, newest last): one user state per stream, [batch, dim]."""
         histories, mask = histories.to(self.device), histories.to(self.device) > 0
         with _evaluating(self):
-            return {name: self.backbones[name](tables[name][histories], mask)[:, -1] for name in self.streams}
+            return {name: _newest(self.backbones[name], tables[name][histories], mask) for name in self.streams}
 
     def score(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
         """Score the whole catalogue for each history: per stream [batch, num_items + 1], without popularity
@@ -174,21 +173,26 @@ class ODMT(nn.Module):
         return ensemble(scores)
 
 
-def _by_length(tokens: Mapping[str, Tokens], device: torch.device) -> list[Tensor] | None:
-    """Cut the items, sorted by their number of tokens, into parts of about PART_ROWS tokens; None for one part.
+def _parts(tokens: Mapping[str, Tokens], device: torch.device) -> list[dict[str, Tokens]]:
+    """Cut the items into parts of about PART_ROWS tokens, each without the columns in which none of it has a token.
 
-    Exact, because items are encoded apart from each other. It saves what padding costs, and on a CPU the time that
-    goes into memory: what a part needs stays in the caches and is not asked of the system anew. A GPU is slower in
-    parts, and asking it for lengths would make it wait.
+    Exact, because items are encoded apart from each other. It saves what padding costs where items come in the order
+    of their lengths, and on a CPU the time that goes into memory: what a part needs stays in the caches and is not
+    asked of the system anew. A GPU is slower in parts, and asking it for lengths would make it wait.
     """
     if device.type != "cpu" or all(given.mask.shape[1] == 1 for given in tokens.values()):
-        return None
+        return [dict(tokens)]
     lengths = torch.stack([given.mask.sum(1) for given in tokens.values()]).sum(0)
-    if int(lengths.sum()) <= PART_ROWS:
-        return None
-    order = lengths.argsort(stable=True)
-    filled = lengths[order].cumsum(0) // PART_ROWS
-    return list(order.split(filled.bincount()[filled.unique()].tolist()))
+    number = lengths.cumsum(0) // PART_ROWS
+    cuts = [0, *(number.diff().nonzero().flatten() + 1).tolist(), len(number)]
+    return [{name: _cut(given, slice(a, b)) for name, given in tokens.items()} for a, b in pairwise(cuts)]
+
+
+def _cut(tokens: Tokens, items: slice) -> Tokens:
+    mask = tokens.mask[items]
+    columns = torch.arange(1, mask.shape[1] + 1) * mask.any(0)
+    last = max(1, int(columns.max()))
+    return Tokens(tokens.values[items, :last], mask[:, :last])
 
 
 def _shortest_first(histories: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, list[tuple[slice, int]]]:
@@ -207,12 +211,8 @@ def _shortest_first(histories: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, li
     return histories[order], mask[order], parts
 
 
-def _cut(tokens: Tokens, part: Tensor) -> Tokens:
-    """Take some items, without the columns in which none of them has a token."""
-    mask = tokens.mask[part]
-    columns = torch.arange(1, mask.shape[1] + 1) * mask.any(0)
-    longest = max(1, int(columns.max()))
-    return Tokens(tokens.values[part, :longest], mask[:, :longest])
+def _newest(backbone: Any, x: Tensor, mask: Tensor) -> Tensor:
+    return backbone.newest(x, mask) if hasattr(backbone, "newest") else backbone(x, mask)[:, -1]
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class Batch:
     """Hold some users' histories and each distinct item in them exactly once.
 
     `histories` index `items`, are left-padded, newest last; a padded slot holds 0 and is False in `mask`.
+    Items may come in any order; like lengths side by side cost the least padding, and `make_batch` puts them so.
     `counts` say how many slots of the batch an item fills, which is all that in-batch losses need to know of repeats.
     """
 
@@ -98,12 +99,19 @@ class Features(Protocol):
         """Read the tokens of `items` (global ids), padded to the longest of them and to at least one."""
         ...
 
+    def count_tokens(self, modality: str, items: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Say how many tokens `gather` would find for each of `items`, [items], without reading them."""
+        ...
+
 
 @runtime_checkable
 class Backbone(Protocol):
     """Turn the item vectors of a history into user states; causal: row t sees rows <= t.
 
     Histories are left-padded: a padded row has mask False and holds zeros.
+
+    A backbone may also have a method `newest(x, mask) -> [batch, dim]` that gives the last row of its output for less
+    work; evaluation calls it where it is there.
     """
 
     def __call__(

@@ -18,6 +18,8 @@ class SASRec(nn.Module):
 
     def __init__(self, dim: int, *, length: int, layers: int = 2, heads: int = 2, dropout: float = 0.1) -> None:
         super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers={layers}: SASRec needs at least one")
         self.position = nn.Embedding(length, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.dropout = Dropout(dropout)
@@ -34,6 +36,15 @@ class SASRec(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length dim"]:
+        return self._read(x, mask, slice(None))
+
+    def newest(
+        self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Give the newest state alone: the last block computes no other."""
+        return self._read(x, mask, slice(-1, None)).squeeze(1)
+
+    def _read(self, x: Tensor, mask: Tensor, rows: slice) -> Tensor:
         length, longest = x.shape[1], self.position.num_embeddings
         if length > longest:
             raise ValueError(
@@ -44,6 +55,6 @@ class SASRec(nn.Module):
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         itself = torch.eye(length, dtype=torch.bool, device=x.device)  # so that a padded row is never empty
         allowed = causal & mask[:, None, :] | itself
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, x, allowed)
-        return x
+        return self.blocks[-1](x[:, rows], x, allowed[:, rows])

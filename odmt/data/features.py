@@ -114,6 +114,10 @@ class ItemFeatures:
         """Read the tokens of `items` (ids 0..num_items), padded to the longest of them and to at least one."""
         return self._table(modality).gather(items, self.max_tokens.get(modality))
 
+    def count_tokens(self, modality: str, items: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Say how many tokens `gather` finds for each of `items` (ids 0..num_items), [items]."""
+        return self._table(modality).lengths(items, self.max_tokens.get(modality))
+
     def _table(self, modality: str) -> TokenTable:
         if modality not in self.tables:
             raise FeatureError(f"no {modality!r} features here; there are {', '.join(self.tables) or 'none'}")

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from odmt.data.splits import LeaveTwoOut
+from odmt.data.tokens import by_length
 from odmt.types import Batch, Features
 
 __all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
@@ -17,15 +18,19 @@ __all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
 def make_batch(histories: np.ndarray, features: Features, modalities: Sequence[str] | None = None) -> Batch:
     """Build a batch from histories of global ids [users, length], left-padded with 0, newest last.
 
-    Leading columns that nobody fills are cut. `modalities` are those whose content is read, by default all.
+    Leading columns that nobody fills are cut. `modalities` are those whose content is read, by default all. Items come
+    in the order of their number of tokens, so that the model need not pad them all to the longest.
     """
     filled = histories > 0
     first = int(filled.any(0).argmax())
     histories, filled = histories[:, first:], filled[:, first:]
     items, inverse, counts = np.unique(histories[filled], return_inverse=True, return_counts=True)
+    modalities = tuple(features.widths) if modalities is None else modalities
+    order = by_length(features, modalities, items)
+    items, counts = items[order], counts[order]
     index = np.zeros_like(histories)
-    index[filled] = inverse
-    content = {name: features.gather(name, items) for name in (features.widths if modalities is None else modalities)}
+    index[filled] = order.argsort()[inverse]
+    content = {name: features.gather(name, items) for name in modalities}
     return Batch(*(torch.from_numpy(array) for array in (items, counts, index, filled)), content=content)
 
 

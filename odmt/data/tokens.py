@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from odmt.types import Tokens
+from odmt.types import Features, Tokens
 
-__all__ = ["FeatureError", "TokenTable"]
+__all__ = ["FeatureError", "TokenTable", "by_length"]
 
 
 class FeatureError(ValueError):
@@ -83,14 +83,7 @@ class TokenTable:
 
         Raises `FeatureError` for an id outside 0..num_items.
         """
-        wanted = np.asarray(items, dtype=np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() <= self.num_items:
-            raise FeatureError(
-                f"items {wanted.min()} to {wanted.max()} asked for, but the table has 0 to {self.num_items}"
-            )
-        starts, lengths = self.spans[wanted, 0], self.spans[wanted, 1]
-        if max_tokens is not None:
-            lengths = np.minimum(lengths, max_tokens)
+        starts, lengths = self.spans[self._checked(items), 0], self.lengths(items, max_tokens)
         columns = np.arange(max(1, lengths.max(initial=0)))
         mask = columns < lengths[:, None]
         rows = (starts[:, None] + columns)[mask]
@@ -102,6 +95,25 @@ class TokenTable:
             padded[np.flatnonzero(mask)] = found
             found = padded
         return Tokens(torch.from_numpy(found.reshape(*mask.shape, self.width)), torch.from_numpy(mask))
+
+    def lengths(self, items: np.ndarray | Sequence[int], max_tokens: int | None = None) -> np.ndarray:
+        """Count the tokens that `gather` would read, [items]."""
+        lengths = self.spans[self._checked(items), 1]
+        return lengths if max_tokens is None else np.minimum(lengths, max_tokens)
+
+    def _checked(self, items: np.ndarray | Sequence[int]) -> np.ndarray:
+        wanted = np.asarray(items, dtype=np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() <= self.num_items:
+            raise FeatureError(
+                f"items {wanted.min()} to {wanted.max()} asked for, but the table has 0 to {self.num_items}"
+            )
+        return wanted
+
+
+def by_length(features: Features, modalities: Sequence[str], items: np.ndarray) -> np.ndarray:
+    """Give the order of `items` by their number of tokens in all modalities together, equals as they come."""
+    lengths = sum((features.count_tokens(name, items) for name in modalities), np.zeros(len(items), dtype=np.int64))
+    return lengths.argsort(kind="stable")
 
 
 def _read_only_what_is_asked_for(values: np.ndarray) -> None:

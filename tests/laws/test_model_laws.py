@@ -51,6 +51,12 @@ class TestEveryBackbone:
         order = torch.tensor([2, 0, 3, 1])
         torch.testing.assert_close(backbone(x, mask)[order], backbone(x[order], mask[order]))
 
+    def test_gives_the_newest_state_alone(self, backbone: Backbone) -> None:
+        x, mask = torch.randn(4, 6, 8), torch.arange(6) >= torch.tensor([[0], [2], [5], [6]])
+        if not hasattr(backbone, "newest"):
+            pytest.skip("it does not offer that")
+        torch.testing.assert_close(backbone.newest(x, mask), backbone(x, mask)[:, -1])
+
     def test_stays_finite_where_everything_is_padding(self, backbone: Backbone) -> None:
         assert backbone(torch.randn(1, 4, 8), torch.zeros(1, 4, dtype=torch.bool)).isfinite().all()
 

@@ -52,16 +52,20 @@ def test_an_item_beyond_the_catalogue_is_named() -> None:
 @settings(deadline=None, max_examples=50)
 def test_a_batch_gives_back_its_histories_and_counts(sequences: list[list[int]]) -> None:
     histories = np.array([[0] * (9 - len(s)) + s for s in sequences])
-    features = ItemFeatures.from_arrays(12, text=np.arange(24, dtype="float32").reshape(12, 2))
+    lengths = np.random.default_rng(0).integers(0, 4, size=13)
+    text = [np.full((lengths[item], 2), item, dtype="float32") for item in range(1, 13)]
+    features = ItemFeatures.from_arrays(12, text=text)
     batch = make_batch(histories, features, ("text",))
     longest = max(map(len, sequences))
     assert batch.mask.shape == (len(sequences), longest)
     restored = np.where(batch.mask, batch.items[batch.histories], 0)
     np.testing.assert_array_equal(restored, histories[:, -longest:])
     flat = [item for s in sequences for item in s]
-    assert batch.items.tolist() == sorted(set(flat))
+    assert batch.items.tolist() == sorted(set(flat), key=lambda item: (lengths[item], item))
     assert batch.counts.tolist() == [flat.count(item) for item in batch.items.tolist()]
-    np.testing.assert_array_equal(batch.content["text"].values[:, 0, 0], 2.0 * (batch.items.numpy() - 1))
+    np.testing.assert_array_equal(batch.content["text"].mask.sum(1), lengths[batch.items])
+    first = batch.content["text"].values[:, 0, 0]
+    np.testing.assert_array_equal(first, np.where(lengths[batch.items] > 0, batch.items, 0))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
