@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from odmt.dropout import Dropout, dropout, keep_mask
 from odmt.types import Bool, Float, Tensor
 
-__all__ = ["Attention", "Block"]
+__all__ = ["Attention", "Block", "compile_blocks"]
 
 
 class Attention(nn.Module):
@@ -148,3 +148,16 @@ class Block(nn.Module):
         # flat, because an operation in place on what is a view of a product's rows would copy them
         fed = self.feed_forward(x.flatten(0, 1)).view_as(x)
         return self.feed_forward_norm(x + self.dropout(fed))
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Let `torch.compile` turn every block of a model into kernels of its own, for batches of any size.
+
+    Blocks alone, because they are most of a step, are alike, and hold no decision that depends on the data. The numbers
+    stay those of the eager blocks, to rounding. Raises `ValueError` where the model has no block.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    if not blocks:
+        raise ValueError("compiling is for transformer blocks (fusion 'imt', backbone 'sasrec'); this model has none")
+    for block in blocks:
+        block.compile(dynamic=True)

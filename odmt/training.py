@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from odmt.attention import compile_blocks
 from odmt.config import Experiment, TrainConfig
 from odmt.data.features import ItemFeatures, open_features
 from odmt.data.format import Dataset, find_dataset, open_dataset
@@ -108,6 +109,8 @@ def fit(
     loader = training_loader(split, model.features, model.modalities, batches, workers=experiment.data.workers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     schedule = LambdaLR(optimizer, partial(learning_rate, settings=settings, steps=settings.epochs * len(batches)))
+    if settings.compile:
+        compile_blocks(model)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(schedule)
     progress = Progress()

@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, metavar="DIR", help="measure on this dataset folder's users, too")
     parser.add_argument("--dropout", type=float, default=0.0, metavar="P", help="of both while timing (default 0)")
     parser.add_argument("--bf16", action="store_true", help="autocast both sides while timing")
-    parser.add_argument("--compile", action="store_true", help="torch.compile ours; its first step is given, too")
+    parser.add_argument("--compile", action="store_true", help="compile our blocks; the first step is given, too")
     parser.add_argument("--no-memory", action="store_true", help="leave out the fresh processes that measure memory")
 
 
@@ -71,19 +71,21 @@ def describe(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def assert_equal(workload: Workload, device: torch.device, *, pieces: int = 1) -> dict[str, float]:
+def assert_equal(
+    workload: Workload, device: torch.device, *, pieces: int = 1, compiled: bool = False
+) -> dict[str, float]:
     """Compare both sides on one batch in float32, and on its first users in float64; give the differences found.
 
     Float32 tells little of single gradients: a feed-forward's ReLU whose input is 0 but for rounding is open on one
     side only. So they are compared as a whole there, and one parameter after the other in float64.
     """
-    loss, ours, theirs = _both(workload, device, torch.float32, pieces)
+    loss, ours, theirs = _both(workload, device, torch.float32, pieces, compiled)
     assert loss <= LOSS_TOLERANCE, f"losses differ by {loss:.1e}"
     norm = torch.stack([gradient.norm() for gradient in theirs.values()]).norm()
     whole = (torch.stack([(ours[name] - theirs[name]).norm() for name in theirs]).norm() / norm).item()
     assert whole <= WHOLE_TOLERANCE, f"gradients differ by {whole:.1e} of their norm"
     some = replace(workload, shape=workload.shape.but(batch=min(8, workload.shape.batch)))
-    precise_loss, ours, theirs = _both(some, device, torch.float64, 1)
+    precise_loss, ours, theirs = _both(some, device, torch.float64, 1, compiled)
     each = {name: ((ours[name] - theirs[name]).norm() / theirs[name].norm()).item() for name in theirs}
     for name, difference in {**each, "the loss": precise_loss}.items():
         assert difference <= PRECISE_TOLERANCE, f"{name}: differs by {difference:.1e} in float64"
@@ -96,10 +98,10 @@ def assert_equal(workload: Workload, device: torch.device, *, pieces: int = 1) -
 
 
 def _both(
-    workload: Workload, device: torch.device, dtype: torch.dtype, pieces: int
+    workload: Workload, device: torch.device, dtype: torch.dtype, pieces: int, compiled: bool
 ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
     """Give the relative difference of the losses, and both sides' gradients where they are not zero on both."""
-    ours = Ours(workload, device, dropout=0.0, dtype=dtype)
+    ours = Ours(workload, device, dropout=0.0, dtype=dtype, compiled=compiled)
     theirs = Reference(workload, device, dropout=0.0, dtype=dtype, pieces=pieces)
     loss, reference = ours.backward(ours.load(0)).item(), theirs.backward(theirs.load(0)).item()
     found = [
@@ -118,7 +120,7 @@ def _measure_one(shape: Shape, dataset: Path | None, arguments: Namespace) -> di
     device = torch.device(arguments.device)
     workload = _workload(shape, dataset)
     pieces = _pieces(shape, device)
-    differences = assert_equal(workload, device, pieces=pieces)
+    differences = assert_equal(workload, device, pieces=pieces, compiled=arguments.compile)
     options = {"dropout": shape.dropout, "bf16": arguments.bf16}
     ours = Ours(workload, device, **options, compiled=arguments.compile)
     theirs = Reference(workload, device, **options, pieces=pieces)
