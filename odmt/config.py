@@ -123,9 +123,9 @@ class TrainConfig:
     patience: int = 5
     """Epochs without a better validation score before training stops; 0 never stops early."""
     bf16: bool = False
+    """Multiply matrices in bfloat16."""
     compile: bool = False
     """Let torch.compile make kernels of the transformer blocks: minutes at first, and no gain on most CPUs."""
-    """Multiply matrices in bfloat16."""
     eval_users: int = 0
     """Users validated after an epoch, a fixed random choice; 0 takes all. The test takes all users in any case."""
     mask_history: bool = True
