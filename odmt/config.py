@@ -82,6 +82,8 @@ class ModelConfig:
     """What the id table starts from: random, the first token of a modality (text, image, ...), or the mean of all."""
     popularity: float = 1.0
     """Strength of the popularity correction in the in-batch loss: 1 is the published one, 0 none."""
+    candidates: Literal["batch", "catalogue"] = "batch"
+    """Whether a target competes with the items of its batch or with all (ids and small catalogues, no distillation)."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,8 @@ def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
 
 def _check_edges(experiment: Experiment) -> None:
     names = (*experiment.model.streams, "ensemble")
+    if experiment.distill.graph and experiment.model.candidates == "catalogue":
+        raise ConfigError("model.candidates=catalogue leaves no logits to distil; write --distill.graph with no edges")
     for text in experiment.distill.graph:
         try:
             edge = Edge.parse(text)

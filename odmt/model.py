@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +21,8 @@ from odmt.backbones import BACKBONES
 from odmt.data.tokens import by_length
 from odmt.distill import DistillationGraph, ensemble
 from odmt.fusion import FUSIONS
-from odmt.ranking import in_batch_logits, log_multiplicity, next_item_loss, next_item_rows
+from odmt.parts import item_parts, user_parts
+from odmt.ranking import full_softmax_loss, in_batch_logits, log_multiplicity, next_item_loss, next_item_rows
 from odmt.spec import parse_call
 from odmt.types import Backbone, Batch, Features, Float, Fusion, Int, Streams, Tensor, Tokens
 
@@ -32,10 +32,6 @@ CONTEXT = ("dim", "dropout", "length", "widths")
 """What a component's constructor may ask for beside its own arguments."""
 FIXED = ("dim", "length", "widths")
 """Of these, what must be the same in all components, so that no call may set it."""
-PART_ROWS = 1 << 13
-"""Tokens of items that a CPU encodes at once (see `_parts`)."""
-USER_PARTS, USER_PART = 4, 32
-"""Most parts of a batch's users that a CPU reads apart, and the fewest users in one (see `_shortest_first`)."""
 
 
 class ODMT(nn.Module):
@@ -51,6 +47,9 @@ class ODMT(nn.Module):
     item_counts: [num_items + 1] how often each item occurs in training, for the popularity correction of the ranking
         loss; without it no correction is made.
     popularity: strength of that correction; 1 is the release's.
+    candidates: what a target competes with in training: the items of the "batch", corrected for popularity, or the
+        whole "catalogue", as it is. That encodes every item at every step, which is for ids and small catalogues, and
+        it leaves no logits to distil.
     length: longest history that will be read.
     id_init: start of the id table: "random" (xavier), or the first tokens of one modality, or "mean" of all modalities
         (copied; their widths must agree, and the table takes that width).
@@ -67,6 +66,7 @@ class ODMT(nn.Module):
         distill: DistillationGraph | None = None,
         item_counts: np.ndarray | None = None,
         popularity: float = 1.0,
+        candidates: Literal["batch", "catalogue"] = "batch",
         length: int = 10,
         dropout: float = 0.1,
         id_init: str = "random",
@@ -93,6 +93,11 @@ class ODMT(nn.Module):
             raise ValueError("backbone() returned the same module twice; make a new one at each call")
         self.distill = distill or DistillationGraph()
         self.distill.check(self.streams)
+        if candidates not in ("batch", "catalogue"):
+            raise ValueError(f"candidates={candidates!r} is neither 'batch' nor 'catalogue'")
+        if candidates == "catalogue" and self.distill.edges:
+            raise ValueError("candidates='catalogue' leaves no logits to distil; empty the graph, or take 'batch'")
+        self.candidates = candidates
         self.log_popularity: Tensor
         self.register_buffer("log_popularity", _log_popularity(item_counts, self.num_items))
 
@@ -105,20 +110,28 @@ class ODMT(nn.Module):
 
         "ranking" is the sum of the streams' next-item losses, "distill" the graph's loss times `distill_weight`.
         """
-        vectors = self.encode(batch.items, batch.content)
-        histories, mask, parts = _shortest_first(batch.histories, batch.mask)
+        if self.candidates == "catalogue":
+            everything = torch.arange(1, self.num_items + 1, device=self.device)
+            return self._losses(batch, self.encode(everything), batch.items[batch.histories] - 1, distill_weight)
+        return self._losses(batch, self.encode(batch.items, batch.content), batch.histories, distill_weight)
+
+    def _losses(self, batch: Batch, vectors: Streams, histories: Tensor, distill_weight: float) -> dict[str, Tensor]:
+        histories, mask, parts = user_parts(histories, batch.mask)
         rows, targets = next_item_rows(histories, mask)
-        precise = torch.promote_types(self.log_popularity.dtype, torch.float32)
-        multiplicity = log_multiplicity(histories, mask, batch.counts, dtype=precise)
-        correction = self.popularity * self.log_popularity[batch.items]
-        logits = {}
+        states = {name: [] for name in vectors}
         for name, items in vectors.items():
-            states = []
             for users, first in parts:
                 inputs, seen = histories[users, first:-1], mask[users, first:-1]
                 x = items[inputs] * seen.unsqueeze(-1)  # a padded slot points at some item, and must not carry it
-                states.append(self.backbones[name](x, seen)[rows[users, first:]])
-            logits[name] = in_batch_logits(torch.cat(states), items, correction)
+                states[name].append(self.backbones[name](x, seen)[rows[users, first:]])
+        if self.candidates == "catalogue":
+            losses = [full_softmax_loss(torch.cat(states[name]), items, targets) for name, items in vectors.items()]
+            ranking = torch.stack(losses).sum()
+            return {"ranking": ranking, "distill": torch.zeros_like(ranking)}
+        precise = torch.promote_types(self.log_popularity.dtype, torch.float32)
+        multiplicity = log_multiplicity(histories, mask, batch.counts, dtype=precise)
+        correction = self.popularity * self.log_popularity[batch.items]
+        logits = {name: in_batch_logits(torch.cat(states[name]), vectors[name], correction) for name in vectors}
         ranking = torch.stack([next_item_loss(z, targets, multiplicity) for z in logits.values()]).sum()
         return {"ranking": ranking, "distill": distill_weight * self.distill(logits, multiplicity)}
 
@@ -130,7 +143,7 @@ class ODMT(nn.Module):
             wanted = items.cpu().numpy()
             content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
         tokens = {name: self._ids(items) if name == "id" else content[name] for name in self.inputs}
-        made = [self._fuse(part) for part in _parts(tokens, self.device)]
+        made = [self._fuse(part) for part in item_parts(tokens)]
         return {name: torch.cat([vectors[name] for vectors in made]) for name in made[0]}
 
     def _ids(self, items: Tensor) -> Tokens:
@@ -171,44 +184,6 @@ class ODMT(nn.Module):
     def ensemble(self, scores: Streams) -> Tensor:
         """Combine the streams' scores into the recommendation: their mean."""
         return ensemble(scores)
-
-
-def _parts(tokens: Mapping[str, Tokens], device: torch.device) -> list[dict[str, Tokens]]:
-    """Cut the items into parts of about PART_ROWS tokens, each without the columns in which none of it has a token.
-
-    Exact, because items are encoded apart from each other. It saves what padding costs where items come in the order
-    of their lengths, and on a CPU the time that goes into memory: what a part needs stays in the caches and is not
-    asked of the system anew. A GPU is slower in parts, and asking it for lengths would make it wait.
-    """
-    if device.type != "cpu" or all(given.mask.shape[1] == 1 for given in tokens.values()):
-        return [dict(tokens)]
-    lengths = torch.stack([given.mask.sum(1) for given in tokens.values()]).sum(0)
-    number = lengths.cumsum(0) // PART_ROWS
-    cuts = [0, *(number.diff().nonzero().flatten() + 1).tolist(), len(number)]
-    return [{name: _cut(given, slice(a, b)) for name, given in tokens.items()} for a, b in pairwise(cuts)]
-
-
-def _cut(tokens: Tokens, items: slice) -> Tokens:
-    mask = tokens.mask[items]
-    columns = torch.arange(1, mask.shape[1] + 1) * mask.any(0)
-    last = max(1, int(columns.max()))
-    return Tokens(tokens.values[items, :last], mask[:, :last])
-
-
-def _shortest_first(histories: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, list[tuple[slice, int]]]:
-    """Sort users by the length of their histories; return them in parts, with the first column that a part needs.
-
-    Exact, because users are read apart from each other and losses are means over rows in any order. On a CPU it saves
-    most of the padding, which is half of all slots; a GPU would wait for the lengths.
-    """
-    num_parts = min(USER_PARTS, len(mask) // USER_PART)
-    if mask.device.type != "cpu" or num_parts < 2:
-        return histories, mask, [(slice(None), 0)]
-    lengths, order = mask.sum(1).sort(stable=True)
-    cuts = [len(order) * part // num_parts for part in range(num_parts + 1)]
-    width = mask.shape[1]
-    parts = [(slice(a, b), width - max(2, int(lengths[b - 1]))) for a, b in pairwise(cuts)]
-    return histories[order], mask[order], parts
 
 
 def _newest(backbone: Any, x: Tensor, mask: Tensor) -> Tensor:

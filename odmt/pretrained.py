@@ -35,6 +35,7 @@ def build_model(experiment: Experiment, features: Features, *, item_counts: np.n
         ),
         item_counts=item_counts,
         popularity=settings.popularity,
+        candidates=settings.candidates,
         length=experiment.data.length,
         dropout=settings.dropout,
         id_init=settings.id_init,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from odmt.data.features import ItemFeatures
 from odmt.data.loading import UserBatches, training_loader
 from odmt.evaluate import metrics, ranks
 from odmt.model import ODMT
-from odmt.types import Batch
 
 from .peer_diary import Diary, Scorer
 from .peer_task import Task, check_questions, check_training, examples
@@ -40,7 +38,8 @@ def main(folder: Path, loss: str) -> None:
         dim=settings.dim,
         fusion="independent",
         backbone=f"sasrec(layers={settings.layers}, heads={settings.heads})",
-        item_counts=split.item_counts() if loss == "in-batch" else None,
+        item_counts=split.item_counts(),
+        candidates="batch" if loss == "in-batch" else "catalogue",
         length=settings.length,
         dropout=settings.dropout,
     )
@@ -56,7 +55,7 @@ def main(folder: Path, loss: str) -> None:
         diary.epoch_begins()
         model.train()
         for batch in loader:
-            losses = model(batch if loss == "in-batch" else over_catalogue(batch, task.num_items))
+            losses = model(batch)
             sum(losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]  # a tensor, not 0
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
@@ -64,12 +63,6 @@ def main(folder: Path, loss: str) -> None:
         more = diary.epoch_ends(lambda: _scorer(model))
     diary.evaluation(lambda: _evaluate(model, task))
     diary.write(folder)
-
-
-def over_catalogue(batch: Batch, num_items: int) -> Batch:
-    """Make every item of the catalogue a candidate of the batch, once."""
-    items = torch.arange(1, num_items + 1)
-    return replace(batch, items=items, counts=torch.ones_like(items), histories=batch.items[batch.histories] - 1)
 
 
 def _scorer(model: ODMT) -> Scorer:

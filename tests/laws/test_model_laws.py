@@ -92,8 +92,8 @@ def test_parts_change_nothing(features: ItemFeatures, monkeypatch: pytest.Monkey
     batch = make_batch(HISTORIES, features)
     found = []
     for tokens, users in ((1 << 20, 100), (9, 1)):  # everything at once; an item or two and a user at a time
-        monkeypatch.setattr("odmt.model.PART_ROWS", tokens)
-        monkeypatch.setattr("odmt.model.USER_PART", users)
+        monkeypatch.setattr("odmt.parts.PART_ROWS", tokens)
+        monkeypatch.setattr("odmt.parts.USER_PART", users)
         model.zero_grad()
         loss = torch.stack(list(model(batch).values())).sum()
         loss.backward()

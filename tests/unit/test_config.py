@@ -283,6 +283,10 @@ def test_a_dataset_is_needed(configs: Path) -> None:
         ),
         (["--data.features", "tfidf"], "data.features: 'tfidf' should read like text=tfidf, each name once"),
         (["--data.max-tokens", "text=0"], "data.max_tokens: text=0 is no number above 0; write text=30"),
+        (
+            ["--model.candidates", "catalogue"],
+            "model.candidates=catalogue leaves no logits to distil; write --distill.graph with no edges",
+        ),
         (["--data.max-tokens", "imag=9"], "data.max_tokens names 'imag'; did you mean 'image'?"),
     ],
 )

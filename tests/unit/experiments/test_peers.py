@@ -14,7 +14,6 @@ import torch
 
 from experiments.benchmarks import peers
 from experiments.benchmarks.peer_diary import table_for_our_ids, with_one
-from experiments.benchmarks.peer_odmt import over_catalogue
 from experiments.benchmarks.peer_recbole import configuration, write_atomic
 from experiments.benchmarks.peer_task import (
     DisagreementError,
@@ -25,7 +24,6 @@ from experiments.benchmarks.peer_task import (
     examples,
     lookup_of,
 )
-from odmt import ODMT, ItemFeatures, make_batch
 from odmt.data.splits import LeaveTwoOut
 from odmt.evaluate import mask_seen, rank_targets
 from tests.tiny import NUM_ITEMS, tiny_dataset
@@ -119,32 +117,6 @@ def test_items_that_a_library_does_not_know_rank_below_those_it_does() -> None:
     seen = torch.zeros(1, 1, dtype=torch.long)
     places = [rank_targets(mask_seen(scores, seen, torch.tensor([i])), torch.tensor([i])).item() for i in (1, 2, 3, 4)]
     assert places == [2.0, 3.5, 1.0, 3.5]
-
-
-def test_the_catalogue_loss_is_the_full_softmax_without_a_users_other_items(task: Task) -> None:
-    torch.manual_seed(0)
-    model = ODMT(
-        ItemFeatures({}, num_items=9),
-        streams=["id"],
-        dim=8,
-        fusion="independent",
-        backbone="sasrec(layers=1, heads=2)",
-        length=4,
-        dropout=0.0,
-    )
-    histories = task.split.training(np.arange(3))
-    loss = model(over_catalogue(make_batch(histories, model.features), 9))["ranking"]
-    vectors = model.encode(torch.arange(1, 10))["id"]
-    expected = []
-    for history in histories:
-        own = history[history > 0]
-        x = model.id_table(torch.from_numpy(own[:-1]))[None]
-        states = model.backbones["id"](x, torch.ones(x.shape[:2], dtype=torch.bool))[0]
-        for state, target in zip(states, own[1:], strict=True):
-            candidates = [i for i in range(1, 10) if i == target or i not in own]
-            z = vectors @ state
-            expected.append(torch.logsumexp(z[[i - 1 for i in candidates]], 0) - z[target - 1])
-    torch.testing.assert_close(loss, torch.stack(expected).mean())
 
 
 def arguments(dataset: Path, *libraries: str, environments: Path = Path(".peers")) -> argparse.Namespace:
