@@ -219,7 +219,7 @@ NOTES = (
     "Not the same: losses and batches as listed, the peers' defaults (an example of RecBole's is one prefix of a",
     "history, so that 2048 are some 500 users); optimizers (AdamW, decay 0.1, clipping here; Adam there); feed-forward",
     "width (4 dim; RecTools dim); where norms stand and how weights start; RecTools knows only items that occur in",
-    "training; odmt-catalogue is the full softmax but for a user's own other items, no candidates for that user.",
+    "training; odmt leaves a user's own other items out of the in-batch candidates, the full softmax nobody's.",
     "Evaluation is each library's own: odmt ranks exactly, per stream and ensemble, history masked; RecBole takes the",
     "top ten, nothing masked; RecTools takes the top ten, history masked. Seconds to an NDCG@10 count training alone,",
     "and the metric is the same code for all. Peak memory is of training, with the interpreter and its libraries.",
