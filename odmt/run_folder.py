@@ -63,7 +63,7 @@ class RunFolder:
                 "or --name NAME"
             )
         else:
-            self._check_same(experiment, inputs)
+            self.check_same(experiment, inputs)
         self.checkpoints.mkdir(exist_ok=True)
 
     def _lock(self) -> None:
@@ -119,7 +119,8 @@ class RunFolder:
         _sync(partial)
         os.replace(partial, self.test_ranks)
 
-    def _check_same(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
+    def check_same(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
+        """Refuse to go on with a run of other settings or inputs; raises ValueError naming the first difference."""
         text = self.experiment.read_text(encoding="utf-8")
         for name, value in inputs.items():
             if f"# {name}: {value}\n" not in text:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.report import Estimate, ReportError, Row, Run, compare, load, per_user, to_markdown
+from experiments.studies.comparison import Row, compare, to_markdown
+from experiments.studies.finished import Estimate, ReportError, Run, load, per_user
 from odmt.evaluate import CUTOFFS, metrics
 
 POPULAR = [300.0, 40.0, 10.0, 77.5]

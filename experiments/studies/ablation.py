@@ -1,0 +1,159 @@
+"""Train a suite of variants with several seeds and report them, each tested against the suite's base:
+
+    python experiments/ablate.py --suite distillation --dataset microlens --with microlens-cpu --seeds 1 2 3
+    python experiments/ablate.py --suite my_suite.yaml --dataset microlens --seeds 1 2 -- --train.epochs 20
+    python experiments/ablate.py --suite imt --dataset microlens --launch "accelerate launch --num_processes 2"
+
+A suite is a file of experiments/suites, or your own. Runs lie in OUTPUT/ablations/DATASET/SUITE/ROW-sSEED, what they
+printed beside them, and the report in OUTPUT/ablations/DATASET/SUITE/report.md, .html, .svg and .json. The same command
+again skips what is finished and goes on with what was interrupted; a run that was made with other settings, data or
+features is refused. Flags after -- go to every train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from odmt.data.format import Dataset, find_dataset, open_dataset
+from odmt.spec import did_you_mean
+
+from .finished import ReportError
+from .running import find_launcher, interrupted_by_sigterm, train, train_command
+from .suite import PlannedRun, Suite, SuiteError, plan, read_suite
+from .suite_report import SuiteReport
+
+__all__ = ["main", "parser"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train what is missing, write the report, and return 1 where a run failed."""
+    here = argv.index("--") if "--" in argv else len(argv)
+    arguments, flags = parser().parse_args(argv[:here]), argv[here + 1 :]
+    try:
+        suite = read_suite(arguments.suite)
+        folder = Path(arguments.output) / "ablations" / _name(arguments.dataset) / (arguments.name or suite.name)
+        runs = plan(
+            suite,
+            dataset=arguments.dataset,
+            seeds=list(dict.fromkeys(arguments.seeds)),
+            overlays=arguments.overlays,
+            flags=flags,
+            output=folder,
+        )
+        dataset = open_dataset(find_dataset(arguments.dataset, runs[0].experiment.data.root))
+        wanted = _wanted(runs, suite, arguments)
+        replaced = _replaced(runs, wanted, dataset, overwrite=arguments.overwrite)
+        launcher = find_launcher(arguments.launch)
+    except ValueError as error:  # of the suite, the settings, the dataset or its features
+        sys.exit(f"error: {error}")
+    commands = [train_command(run, launcher, overwrite=run in replaced) for run in wanted]
+    if arguments.dry_run:
+        for run, command in zip(wanted, commands, strict=True):
+            print(f"{shlex.join(command)}  # {'to be replaced' if run in replaced else run.state}")
+        return 0
+    failed = _train_all(wanted, commands, replaced)
+    try:
+        report = SuiteReport.of(
+            suite, runs, dataset, command=_command(arguments, flags), fewer_than=arguments.cold_below
+        )
+    except ReportError as error:
+        sys.exit(f"error: {error}")
+    for path in report.write(arguments.report or folder / "report"):
+        print(f"wrote {path}")
+    for line in report.missing:
+        print(f"missing: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _train_all(runs: Sequence[PlannedRun], commands: Sequence[Sequence[str]], replaced: Sequence[PlannedRun]) -> int:
+    """Train one run after the other and count those that failed; Ctrl-C ends the one that is running, and us."""
+    failed = 0
+    bar = tqdm(list(zip(runs, commands, strict=True)), unit="run", disable=not runs)
+    with interrupted_by_sigterm():
+        try:
+            for run, command in bar:
+                if run.state == "finished" and run not in replaced:
+                    continue
+                bar.set_description(run.folder.name)
+                if run in replaced:  # or the old result would be reported should the new run fail
+                    (run.folder / "result.json").unlink(missing_ok=True)
+                problem = train(run, command)
+                failed += problem is not None
+                tqdm.write(f"{run.row}, seed {run.seed}: {problem or f'finished, {run.folder}'}", file=sys.stderr)
+        except KeyboardInterrupt:
+            sys.exit("interrupted; the same command goes on from the last checkpoint")
+    return failed
+
+
+def _wanted(runs: Sequence[PlannedRun], suite: Suite, arguments: Namespace) -> list[PlannedRun]:
+    if arguments.report_only:
+        return []
+    labels = [row.label for row in suite.rows]
+    for row in arguments.only:
+        if row not in labels:
+            raise SuiteError(f"--only {row!r}: no such row in {suite.name}; {did_you_mean(row, labels)}")
+    return [run for run in runs if not arguments.only or run.row in arguments.only]
+
+
+def _replaced(
+    runs: Sequence[PlannedRun], wanted: Sequence[PlannedRun], dataset: Dataset, *, overwrite: bool
+) -> list[PlannedRun]:
+    """List the runs to be trained anew; raises SuiteError for those that disagree with what is asked and are kept."""
+    disagreeing = {run: found for run in runs if (found := run.disagreement(dataset))}
+    replaced = [run for run in wanted if overwrite and run in disagreeing]
+    refused = [run for run in runs if run in disagreeing and run not in replaced]
+    if refused:
+        lines = "\n".join(f"  {run.row}, seed {run.seed}: {disagreeing[run]}" for run in refused)
+        raise SuiteError(
+            f"runs there were made with something else than is asked now:\n{lines}\nask for the same, train them anew "
+            "with --overwrite (which leaves the others), or choose another folder with --name"
+        )
+    return replaced
+
+
+def _command(arguments: Namespace, flags: Sequence[str]) -> str:
+    """Write the command that makes the report, without where things lie on this machine."""
+    words = ["--suite", arguments.suite, "--dataset", _name(arguments.dataset)]
+    words += ["--with", *arguments.overlays] if arguments.overlays else []
+    words += ["--seeds", *(str(seed) for seed in arguments.seeds)]
+    words += ["--launch", arguments.launch] if arguments.launch else []
+    words += ["--", *flags] if flags else []
+    return shlex.join(["python", "experiments/ablate.py", *words])
+
+
+def _name(dataset: str) -> str:
+    return Path(dataset).absolute().name
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; write a whole number from 0 on")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Read the command line, without the flags after --."""
+    style = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=style, allow_abbrev=False)
+    add = found.add_argument
+    add("--suite", required=True, help="a name in experiments/suites, or a path that ends in .yaml")
+    add("--dataset", required=True, help="as for train.py")
+    add("--seeds", nargs="+", type=_seed, default=[1], metavar="N", help="default: 1")
+    add("--with", nargs="+", default=[], dest="overlays", metavar="A", help="overlays to lay under those of every row")
+    add("--only", nargs="+", default=[], metavar="ROW", help="train these rows alone; the report shows what there is")
+    add("--launch", default="", metavar="WORDS", help="how to start train.py (default: this Python)")
+    add("--output", default="runs", help="default: runs")
+    add("--name", help="name of the folder in OUTPUT/ablations/DATASET (default: the suite's)")
+    add("--report", type=Path, metavar="PREFIX", help="write the report to PREFIX.md and so on instead")
+    add("--cold-below", type=int, default=5, metavar="N", help="training events that make a target warm (default 5)")
+    add("--overwrite", action="store_true", help="train runs anew that were made with other settings, data or features")
+    add("--report-only", action="store_true", help="train nothing")
+    add("--dry-run", action="store_true", help="print the commands and how far their runs are, and do nothing")
+    return found

@@ -1,0 +1,214 @@
+"""The report of a suite: Markdown, an HTML page, the plot, and a JSON file with every number of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from odmt.data.format import Dataset
+from odmt.run_folder import write_whole
+
+from . import tables
+from .document import Block, Code, Figure, Heading, Paragraph, to_html, to_markdown
+from .figures import RowFigures, Spread, cold_users, summarise
+from .finished import ReportError, Run, load
+from .suite import PlannedRun, Suite
+
+__all__ = ["SuiteReport"]
+
+TEST = (
+    "Row minus base, mean ± standard error over users. p is of a paired t test over the {users:,} test users, each "
+    "user's metric averaged over the seeds that both rows have; p (Holm) is corrected for the {rows} rows tested. The "
+    "test covers the choice of users for the models that were trained. It does not cover the choice of seeds, which "
+    "the deviations above and the last column of each metric show, nor tuning."
+)
+SHOULD_AGREE = ("processes", "versions", "commit")
+"""Lines of a run's heading that change figures a little, and are pointed out where they differ within a suite."""
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """Hold what a report is made of: the suite, its runs as planned, the figures of those that are finished.
+
+    `command` is how it was made; targets with fewer than `fewer_than` training events are cold, `num_cold` of them.
+    """
+
+    suite: Suite
+    planned: Sequence[PlannedRun]
+    dataset: Dataset
+    rows: Sequence[RowFigures]
+    command: str
+    fewer_than: int
+    num_cold: int
+
+    @classmethod
+    def of(
+        cls, suite: Suite, planned: Sequence[PlannedRun], dataset: Dataset, *, command: str, fewer_than: int
+    ) -> SuiteReport:
+        """Read the finished runs; raises ReportError where there is none, or they cannot be compared."""
+        found: dict[str, dict[int, Run]] = {row.label: {} for row in suite.rows}
+        for run in planned:
+            if run.state == "finished":
+                found[run.row][run.seed] = load(run.folder, label=f"{run.row} (seed {run.seed})")
+        if not any(found.values()):
+            raise ReportError(f"no run of {suite.name} is finished yet, so there is nothing to report")
+        cold = cold_users(dataset, length=planned[0].experiment.data.length, fewer_than=fewer_than)
+        rows = summarise(found, base=suite.base, cold=cold)
+        _check_features(rows)
+        return cls(suite, planned, dataset, rows, command, fewer_than, int(cold.sum()))
+
+    @property
+    def missing(self) -> list[str]:
+        """Name the runs that are not finished, and how far they are."""
+        states = {"begun": "begun, not finished", "new": "not begun"}
+        return [f"{run.row}, seed {run.seed}: {states[run.state]}" for run in self.planned if run.state != "finished"]
+
+    @property
+    def runs(self) -> list[Run]:
+        """List the finished runs."""
+        return [run for row in self.rows for run in row.runs.values()]
+
+    def write(self, prefix: Path) -> list[Path]:
+        """Write PREFIX.md, .html, .svg and .json, each whole or not at all; give their paths."""
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        svg = tables.plot(self.rows, self.suite.base)
+        blocks = self.blocks(svg, f"{prefix.name}.svg")
+        texts = {
+            ".md": to_markdown(blocks),
+            ".html": to_html(blocks, title=f"{self.suite.title}, {self.dataset.name}"),
+            ".svg": svg + "\n",
+            ".json": json.dumps(_plain(self.to_json()), indent=1, allow_nan=False) + "\n",
+        }
+        paths = [prefix.with_name(prefix.name + ending) for ending in texts]
+        for path, text in zip(paths, texts.values(), strict=True):
+            write_whole(path, text)
+        return paths
+
+    def blocks(self, svg: str, file: str) -> list[Block]:
+        """Lay out the report; `svg` is the plot, and `file` the name under which it lies beside the Markdown."""
+        rows, base = self.rows, self.suite.base
+        spread = "mean ± standard deviation over seeds" if any(len(row.runs) > 1 for row in rows) else "one seed each"
+        tested = sum(bool(row.against) for row in rows)
+        comparison: list[Block] = [Paragraph(f"“{base}” has no finished run with a seed of another row: no test yet.")]
+        if tested:
+            users = len(self.runs[0].users)
+            comparison = [Paragraph(TEST.format(users=users, rows=tested)), tables.against(rows)]
+        return [
+            Heading(f"{self.suite.title}, {self.dataset.name}", 1),
+            Paragraph(self.suite.claim),
+            Paragraph(self._origin()),
+            *(Paragraph(text) for text in self._cautions()),
+            Heading("Accuracy on test"),
+            Paragraph(
+                f"Of the ensemble, {spread}. Cold HR@10 is over the {self.num_cold:,} users whose target has fewer "
+                f"than {self.fewer_than} training events. Epochs were chosen by the validation NDCG@10."
+            ),
+            tables.accuracy(rows, base),
+            Figure(svg, file, tables.CAPTION),
+            Heading(f"Against “{base}”"),
+            *comparison,
+            Heading("NDCG@10 of the streams"),
+            tables.streams(rows),
+            Heading("Cost and settings"),
+            tables.cost(rows, self.suite),
+            Heading("Commands"),
+            Paragraph("The first makes all of it; the others train one run of each row by itself."),
+            Code([self.command, *self._commands().values()]),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give every number as a tree, the results of all finished runs among them."""
+        about = {"suite": self.suite.name, "title": self.suite.title, "claim": self.suite.claim}
+        data = {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint, "users": len(self.runs[0].users)}
+        commands = self._commands()
+        return {
+            **about,
+            "base": self.suite.base,
+            "date": date.today().isoformat(),
+            "cores": _cores(),
+            "command": self.command,
+            "dataset": data,
+            "cold": {"fewer_than": self.fewer_than, "users": self.num_cold},
+            "missing": self.missing,
+            "rows": [{"command": commands[row.label], **_row(row)} for row in self.rows],
+        }
+
+    def _origin(self) -> str:
+        commits = ", ".join(dict.fromkeys(run.header.get("commit", "unknown") for run in self.runs))
+        hours = sum(run.result["seconds"] for run in self.runs) / 3600
+        return (
+            f"Written {date.today().isoformat()} on a machine with {_cores()} CPU cores; trained at commit {commits}, "
+            f"{hours:.2f} hours in all. Dataset `{self.dataset.name}`, {len(self.runs[0].users):,} users, "
+            f"{self.dataset.num_items:,} items, fingerprint `{self.dataset.fingerprint}`."
+        )
+
+    def _cautions(self) -> list[str]:
+        found = []
+        if self.missing:
+            found.append(f"**Incomplete.** Missing: {'; '.join(self.missing)}.")
+        for name in SHOULD_AGREE:
+            values = dict.fromkeys(run.header.get(name, "unknown") for run in self.runs)
+            if len(values) > 1:
+                found.append(f"**Not all alike.** The runs differ in {name}: {'; '.join(values)}.")
+        return found
+
+    def _commands(self) -> dict[str, str]:
+        """Give, per row, the command that trains its first planned run into a folder of its own."""
+        found: dict[str, str] = {}
+        for run in self.planned:
+            _, dataset, *words = run.argv[: run.argv.index("--name")]
+            words = ["--dataset", Path(dataset).absolute().name, *words]  # not where it lies on this machine
+            found.setdefault(run.row, shlex.join(["python", "experiments/train.py", *words]))
+        return found
+
+
+def _check_features(rows: Sequence[RowFigures]) -> None:
+    """Refuse runs that read different features of the same modality: then it is not the rows that are compared."""
+    first: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        for run in row.runs.values():
+            for modality, key in json.loads(run.header.get("features", "{}")).items():
+                known, label = first.setdefault(modality, (key, run.label))
+                if known != key:
+                    raise ReportError(
+                        f"{label} and {run.label} read different {modality} features, {known} and {key}; choose one "
+                        "with --data.features and train the other again"
+                    )
+
+
+def _row(row: RowFigures) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "metrics": {metric: _spread(spread) for metric, spread in row.metrics.items()},
+        "cold HR@10": row.cold and _spread(row.cold),
+        "validation NDCG@10": _spread(row.valid),
+        "streams NDCG@10": {head: _spread(spread) for head, spread in row.streams.items()},
+        "error of NDCG@10 over users": row.over_users.error,
+        "against": {metric: asdict(found) for metric, found in row.against.items()},
+        "runs": {str(seed): {**run.header, "result": run.result} for seed, run in row.runs.items()},
+    }
+
+
+def _spread(spread: Spread) -> dict[str, Any]:
+    by_seed = {str(seed): value for seed, value in spread.by_seed.items()}
+    return {"mean": spread.mean, "deviation": spread.deviation, "by_seed": by_seed}
+
+
+def _plain(tree: Any) -> Any:
+    """Put None for numbers that JSON does not have."""
+    if isinstance(tree, Mapping):
+        return {name: _plain(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_plain(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
