@@ -17,7 +17,7 @@ if os.environ.get("ODMT_CHECK_SHAPES") == "1":
     jaxtyping.install_import_hook("odmt", "beartype.beartype")
 
 if TYPE_CHECKING:
-    from odmt.backbones import SASRec
+    from odmt.backbones import HSTU, BERT4Rec, GRU4Rec, LRURec, NextItNet, SASRec
     from odmt.data.features import ItemFeatures
     from odmt.data.loading import make_batch
     from odmt.data.splits import LeaveTwoOut
@@ -28,16 +28,21 @@ if TYPE_CHECKING:
     from odmt.types import Backbone, Batch, Features, Fusion, Questions, Streams, Tokens
 
 __all__ = [
+    "HSTU",
     "ODMT",
+    "BERT4Rec",
     "Backbone",
     "Batch",
     "DistillationGraph",
     "Features",
     "Fusion",
+    "GRU4Rec",
     "IDAwareTransformer",
     "Independent",
     "ItemFeatures",
+    "LRURec",
     "LeaveTwoOut",
+    "NextItNet",
     "Questions",
     "SASRec",
     "Streams",
@@ -50,6 +55,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "BERT4Rec": "odmt.backbones",
+    "GRU4Rec": "odmt.backbones",
+    "HSTU": "odmt.backbones",
+    "LRURec": "odmt.backbones",
+    "NextItNet": "odmt.backbones",
     "SASRec": "odmt.backbones",
     "ItemFeatures": "odmt.data.features",
     "make_batch": "odmt.data.loading",

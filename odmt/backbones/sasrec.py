@@ -52,9 +52,13 @@ class SASRec(nn.Module):
             )
         # Histories are left-padded: the last position is always the newest event's, however far the batch was trimmed.
         x = self.dropout(self.norm(x + self.position.weight[longest - length :]))
-        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        itself = torch.eye(length, dtype=torch.bool, device=x.device)  # so that a padded row is never empty
-        allowed = causal & mask[:, None, :] | itself
+        allowed = self._allowed(mask)
         for block in self.blocks[:-1]:
             x = block(x, x, allowed)
         return self.blocks[-1](x[:, rows], x, allowed[:, rows])
+
+    def _allowed(self, mask: Tensor) -> Tensor:
+        """Let a row look at itself, so that a padded row is never empty, and at the real rows before it."""
+        causal = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
+        itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        return causal & mask[:, None, :] | itself

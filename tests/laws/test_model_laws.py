@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from odmt import ODMT, DistillationGraph, ItemFeatures, SASRec, ensemble, make_batch
-from odmt.types import Backbone, Fusion, Streams
+from odmt.types import Fusion, Streams
 
 NUM_ITEMS = 20
 HISTORIES = np.array([[0, 0, 1, 2, 3], [4, 5, 2, 6, 7], [0, 8, 9, 10, 1]])
@@ -24,41 +24,6 @@ def features() -> ItemFeatures:
 def make_model(features: ItemFeatures, **settings: object) -> ODMT:
     torch.manual_seed(3)
     return ODMT(features, **{"dim": 8, "length": 6, **settings})  # pyright: ignore[reportArgumentType]
-
-
-def make_backbones() -> list[torch.nn.Module]:
-    torch.manual_seed(0)
-    return [SASRec(8, length=12).eval()]
-
-
-@pytest.mark.parametrize("backbone", make_backbones(), ids=lambda b: type(b).__name__)
-class TestEveryBackbone:
-    def test_is_causal(self, backbone: Backbone) -> None:
-        x, mask = torch.randn(2, 7, 8), torch.ones(2, 7, dtype=torch.bool)
-        changed = x.clone()
-        changed[:, 4:] = torch.randn(2, 3, 8)
-        torch.testing.assert_close(backbone(x, mask)[:, :4], backbone(changed, mask)[:, :4])
-        assert not torch.allclose(backbone(x, mask)[:, 4:], backbone(changed, mask)[:, 4:])
-
-    def test_ignores_padding_on_the_left(self, backbone: Backbone) -> None:
-        x, mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
-        padded = torch.cat([torch.randn(2, 3, 8), x], dim=1)
-        padded_mask = torch.cat([torch.zeros(2, 3, dtype=torch.bool), mask], dim=1)
-        torch.testing.assert_close(backbone(padded, padded_mask)[:, 3:], backbone(x, mask))
-
-    def test_treats_users_alone(self, backbone: Backbone) -> None:
-        x, mask = torch.randn(4, 5, 8), torch.rand(4, 5) > 0.4
-        order = torch.tensor([2, 0, 3, 1])
-        torch.testing.assert_close(backbone(x, mask)[order], backbone(x[order], mask[order]))
-
-    def test_gives_the_newest_state_alone(self, backbone: Backbone) -> None:
-        x, mask = torch.randn(4, 6, 8), torch.arange(6) >= torch.tensor([[0], [2], [5], [6]])
-        if not hasattr(backbone, "newest"):
-            pytest.skip("it does not offer that")
-        torch.testing.assert_close(backbone.newest(x, mask), backbone(x, mask)[:, -1])
-
-    def test_stays_finite_where_everything_is_padding(self, backbone: Backbone) -> None:
-        assert backbone(torch.randn(1, 4, 8), torch.zeros(1, 4, dtype=torch.bool)).isfinite().all()
 
 
 def test_content_learns_nothing_from_the_id_unless_told(features: ItemFeatures) -> None:
