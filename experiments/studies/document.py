@@ -12,14 +12,15 @@ __all__ = ["Block", "Code", "Figure", "Heading", "Paragraph", "Table", "to_html"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --rule: #ccc; --tint: #f3f3f3; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e4e4; --paper: #171717; --rule: #444; --tint: #242424; } }
-body { color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; max-width: 70em;
+body { color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; max-width: 84em;
        margin: 2em auto; padding: 0 1em; }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--rule); padding: .25em .7em; text-align: left; }
+th, td { border-bottom: 1px solid var(--rule); padding: .25em .7em; text-align: left; white-space: nowrap; }
 th { background: var(--tint); }
 .wide { overflow-x: auto; }
 code, pre { background: var(--tint); font-size: .9em; }
 pre { padding: .7em; overflow-x: auto; }
+figure { margin: 1em 0; }
 svg { max-width: 100%; height: auto; }
 """
 
@@ -34,7 +35,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Hold a paragraph; `code` stands between backticks."""
+    """Hold a paragraph; `code` and **what is important** are marked as in Markdown."""
 
     text: str
 
@@ -118,4 +119,5 @@ def _html(block: Block) -> str:
 
 
 def _inline(text: str) -> str:
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+    strong = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escape(text))
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", strong)

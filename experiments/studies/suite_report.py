@@ -66,9 +66,13 @@ class SuiteReport:
 
     @property
     def missing(self) -> list[str]:
-        """Name the runs that are not finished, and how far they are."""
+        """Name the runs that are not finished, the seeds of a row together, and how far they are."""
         states = {"begun": "begun, not finished", "new": "not begun"}
-        return [f"{run.row}, seed {run.seed}: {states[run.state]}" for run in self.planned if run.state != "finished"]
+        seeds: dict[tuple[str, str], list[str]] = {}
+        for run in self.planned:
+            if run.state != "finished":
+                seeds.setdefault((run.row, states[run.state]), []).append(str(run.seed))
+        return [f"{row}, seed {' and '.join(numbers)}: {state}" for (row, state), numbers in seeds.items()]
 
     @property
     def runs(self) -> list[Run]:

@@ -144,6 +144,8 @@ def test_what_is_finished_is_skipped_and_a_new_seed_is_added(place: Path) -> Non
     assert "missing: logit | fusion, seed 2: not begun" in more.err
     written = (place / "runs/ablations/tiny/tiny/report.md").read_text()
     assert "**Incomplete.** Missing: logit | fusion, seed 2: not begun." in written
+    page = (place / "runs/ablations/tiny/tiny/report.html").read_text()
+    assert "<strong>Incomplete.</strong>" in page
     tree = json.loads((place / "runs/ablations/tiny/tiny/report.json").read_text())
     assert tree["rows"][0]["metrics"]["HR@10"]["deviation"] >= 0
     assert tree["rows"][1]["against"]["HR@10"]["seeds"] == [1]
