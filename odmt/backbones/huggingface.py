@@ -65,6 +65,7 @@ def huggingface(
     hide_rate: as in BERT4Rec, 0.2 unless given; a causal type takes none.
 
     The feed-forward is 4 dim wide, unless `settings` say otherwise ("intermediate_size" or what the type calls it).
+    On a CPU, gpt2, llama and bert take about 1.5 times SASRec's step; mamba, which goes row by row there, 20 times.
     Raises ValueError for what transformers does not know, cannot build, or cannot feed with vectors.
     """
     reader = HuggingFace(
@@ -111,23 +112,21 @@ class HuggingFace(nn.Module):
                 f"cut it to the newest {self.length}"
             )
         column, events = torch.arange(length, device=x.device), mask.sum(1, keepdim=True)
-        # an empty history sees its padding, because attention to nothing is not a number
-        inputs = {"attention_mask": ((column < events) | (events == 0)).long()}
+        inputs = {"attention_mask": (column < events).long()}
         if self.takes_positions:
             inputs["position_ids"] = (column - events) % self.length  # counted back from the newest event, as in SASRec
         x = _rows(self.dropout(x), (column + length - events) % length)
         states = self.model(inputs_embeds=x, **inputs).last_hidden_state
         return _rows(states, (column + events) % length)
 
-    @torch.no_grad()
+    @torch.enable_grad()
     def _try_out(self, dim: int, model_type: str) -> bool:
         """Say whether the model is causal; refuse it where a state depends on the padding beside it."""
         training = self.training
         self.eval()
         rows = min(self.length, 6)
-        x = torch.randn(2, rows, dim, generator=torch.Generator().manual_seed(0))
-        x[1, :-1] = x[0, :-1]
-        everything = torch.ones(2, rows, dtype=torch.bool)
+        x = torch.randn(1, rows, dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        everything = torch.ones(1, rows, dtype=torch.bool)
         try:
             states = self(x, everything)
             padded = self(x, everything & (torch.arange(rows) > 0))
@@ -143,7 +142,8 @@ class HuggingFace(nn.Module):
                 f"several lengths cannot have; {did_you_mean('', TESTED)}"
             )
         self.train(training)
-        return torch.allclose(states[0, :-1], states[1, :-1], atol=1e-5)
+        (gradient,) = torch.autograd.grad((states * x.detach())[:, :-1].sum(), x)
+        return not gradient[:, -1].any()
 
 
 def _rows(
@@ -173,12 +173,13 @@ def _entries(
     _check_settings(model_type, settings, aliases, {*names, *plain.to_dict()})
     if layers < 1:
         raise ValueError(f"layers={layers}: at least one is needed")
-    if "num_attention_heads" not in names and heads is not None:
+    attends = "num_attention_heads" in names
+    if heads is not None and not attends:
         raise ValueError(f"heads={heads}: model type {model_type!r} has no attention; leave heads out")
-    if "num_attention_heads" not in names:
+    if not attends:
         names.discard("head_dim")  # of something else
     heads = 2 if heads is None else heads
-    if heads < 1 or dim % heads:
+    if attends and (heads < 1 or dim % heads):
         raise ValueError(f"dim={dim} is not divisible by heads={heads}; choose heads among the divisors of dim")
     fitted = {
         **dict.fromkeys(("hidden_size", "embedding_size"), dim),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from odmt.backbones import HSTU, BERT4Rec, GRU4Rec, LRURec, NextItNet
-from odmt.backbones.lrurec import linear_recurrence
+from odmt.backbones.lrurec import by_doubling, by_row
 
 DIM, LENGTH = 6, 8
 
@@ -26,18 +26,21 @@ def test_gru4rec_is_a_gru_over_the_events_and_a_dense_layer() -> None:
         torch.testing.assert_close(states[real], backbone.dense(theirs))
 
 
-def test_nextitnet_is_two_convolutions_per_block() -> None:
+def test_nextitnet_is_its_formula() -> None:
     backbone = NextItNet(DIM, dilations=[1, 3], kernel=3, dropout=0.0).double()
-    x, mask = histories(8, 8)
-    y = x.mT
-    for block, dilation in zip(backbone.blocks, (1, 3), strict=True):
-        inner = y
-        for layer, step in zip(block.layers, (dilation, 2 * dilation), strict=True):
-            weight = layer.weigh.weight.unflatten(1, (3, DIM)).permute(0, 2, 1).flip(2)
-            convolved = F.conv1d(F.pad(inner, (2 * step, 0)), weight, layer.weigh.bias, dilation=step)
-            inner = layer.norm(convolved.mT).relu().mT
-        y = y + inner
-    torch.testing.assert_close(backbone(x, mask), backbone.output(y.mT))
+    x, mask = histories(8, 3)
+    for states, events, real in zip(backbone(x, mask), x, mask, strict=True):
+        y = events[real]
+        for block, dilation in zip(backbone.blocks, (1, 3), strict=True):
+            inner = y
+            for layer, step in zip(block.layers, (dilation, 2 * dilation), strict=True):
+                weighed = layer.weigh.bias.expand(len(y), -1).clone()
+                for t in range(len(y)):
+                    for tap in range(min(3, 1 + t // step)):
+                        weighed[t] += layer.weigh.weight[:, :, 2 - tap] @ inner[t - tap * step]
+                inner = layer.norm(weighed).relu()
+            y = y + inner
+        torch.testing.assert_close(states[real], backbone.output(y))
 
 
 def test_nextitnet_sees_as_far_as_its_docstring_says() -> None:
@@ -70,14 +73,16 @@ def test_hstu_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9])
-def test_a_linear_recurrence_is_computed_as_by_a_loop(length: int) -> None:
+def test_both_ways_to_a_linear_recurrence_give_its_sum(length: int) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(2, length, 3, dtype=torch.complex128)
     log_factor = torch.complex(-torch.rand(3, dtype=torch.float64), torch.randn(3, dtype=torch.float64))
-    states = [inputs[:, 0]]
-    for row in inputs.unbind(1)[1:]:
-        states.append(log_factor.exp() * states[-1] + row)
-    torch.testing.assert_close(linear_recurrence(inputs, log_factor), torch.stack(states, dim=1))
+    states = torch.zeros_like(inputs)
+    for t in range(length):
+        for s in range(t + 1):
+            states[:, t] += log_factor.exp() ** (t - s) * inputs[:, s]
+    torch.testing.assert_close(by_row(inputs, log_factor), states)
+    torch.testing.assert_close(by_doubling(inputs, log_factor), states)
 
 
 def test_lrurec_is_a_recurrence_with_complex_numbers() -> None:
