@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from odmt.data.loading import make_batch
     from odmt.data.splits import LeaveTwoOut
     from odmt.distill import DistillationGraph, ensemble
+    from odmt.embedding import ItemEmbedding
     from odmt.evaluate import metrics, ranks
-    from odmt.fusion import IDAwareTransformer, Independent, SumFusion
+    from odmt.fusion import IDAwareTransformer, Independent
+    from odmt.items import ItemEncoder
     from odmt.model import ODMT
     from odmt.types import Backbone, Batch, Features, Fusion, Questions, Streams, Tokens
 
@@ -39,6 +41,8 @@ __all__ = [
     "GRU4Rec",
     "IDAwareTransformer",
     "Independent",
+    "ItemEmbedding",
+    "ItemEncoder",
     "ItemFeatures",
     "LRURec",
     "LeaveTwoOut",
@@ -46,7 +50,6 @@ __all__ = [
     "Questions",
     "SASRec",
     "Streams",
-    "SumFusion",
     "Tokens",
     "ensemble",
     "make_batch",
@@ -70,7 +73,8 @@ _MODULES = {
     "ranks": "odmt.evaluate",
     "IDAwareTransformer": "odmt.fusion",
     "Independent": "odmt.fusion",
-    "SumFusion": "odmt.fusion",
+    "ItemEmbedding": "odmt.embedding",
+    "ItemEncoder": "odmt.items",
     "ODMT": "odmt.model",
     "Backbone": "odmt.types",
     "Batch": "odmt.types",

@@ -1,8 +1,9 @@
-"""The post-norm transformer block that the item transformer and SASRec share, with cheap attention from few queries.
+"""The transformer block that the item transformer and the attentive backbones share, with cheap attention from few
+queries.
 
 Block as in the ODMT release (arXiv 2308.04067): no bias in the four attention projections, feed-forward of 4*dim with
-ReLU, LayerNorm eps 1e-6 after each residual. Rows that nobody reads need not be computed: a block takes the rows it
-should return (`queries`) apart from the rows they look at (`context`).
+ReLU, LayerNorm eps 1e-6 after each residual, or before each branch where asked for. Rows that nobody reads need not be
+computed: a block takes the rows it should return (`queries`) apart from the rows they look at (`context`).
 """
 
 from __future__ import annotations
@@ -128,10 +129,13 @@ def _hidden(allowed: Bool[Tensor, "#batch queries rows"], like: Tensor) -> Float
 
 
 class Block(nn.Module):
-    """Apply attention, then feed-forward, each followed by dropout, residual and LayerNorm."""
+    """Apply attention, then feed-forward, each followed by dropout and residual; LayerNorm follows each, or with
+    `pre_norm` stands before each and leaves the residual stream alone (arXiv 2002.04745).
+    """
 
-    def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, *, heads: int, dropout: float, pre_norm: bool = False) -> None:
         super().__init__()
+        self.pre_norm = pre_norm
         self.attention = Attention(dim, heads=heads, dropout=dropout)
         self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
         self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(inplace=True), nn.Linear(4 * dim, dim))
@@ -144,10 +148,17 @@ class Block(nn.Module):
         context: Float[Tensor, "batch rows dim"],
         allowed: Bool[Tensor, "#batch queries rows"],
     ) -> Float[Tensor, "batch queries dim"]:
+        if self.pre_norm:
+            normed = self.attention_norm(context)
+            asking = normed if queries is context else self.attention_norm(queries)
+            x = queries + self.dropout(self.attention(asking, normed, allowed))
+            return x + self.dropout(self._feed(self.feed_forward_norm(x)))
         x = self.attention_norm(queries + self.dropout(self.attention(queries, context, allowed)))
+        return self.feed_forward_norm(x + self.dropout(self._feed(x)))
+
+    def _feed(self, x: Tensor) -> Tensor:
         # flat, because an operation in place on what is a view of a product's rows would copy them
-        fed = self.feed_forward(x.flatten(0, 1)).view_as(x)
-        return self.feed_forward_norm(x + self.dropout(fed))
+        return self.feed_forward(x.flatten(0, 1)).view_as(x)
 
 
 def compile_blocks(model: nn.Module) -> None:

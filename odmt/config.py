@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 import yaml
 
 from odmt.backbones import BACKBONES
 from odmt.data.manifest import MODALITIES
-from odmt.distill import Edge
-from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags, read_pairs
+from odmt.distill import DistillationGraph, parse_edges
+from odmt.ensembles import ENSEMBLES
+from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags
 from odmt.fusion import FUSIONS
-from odmt.model import CONTEXT, FIXED
+from odmt.items import CONTEXT, FIXED
+from odmt.joins import JOINS
+from odmt.ranking import LOSSES
+from odmt.settings import DataConfig, DistillConfig, Experiment, ModelConfig, TrainConfig
 from odmt.spec import did_you_mean, parse_call
 
 __all__ = [
@@ -34,150 +38,6 @@ __all__ = [
     "parse",
     "to_yaml",
 ]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is read, and how much of it."""
-
-    root: str = "data"
-    """Folder of the dataset folders; `--dataset NAME` means ROOT/NAME unless NAME is itself a path."""
-    length: int = 10
-    """Events a user state is computed from. Histories are cut to the newest LENGTH + 3 before the split."""
-    features: tuple[str, ...] = ()
-    """Which features to read where a modality has several, as MODALITY=KEY or MODALITY=ENCODER: text=tfidf."""
-    max_tokens: tuple[str, ...] = ()
-    """Most tokens read per item, as MODALITY=NUMBER: text=30 image=50. Without it, all that are stored."""
-    workers: int = 0
-    """Processes that prepare batches; 0 prepares them in the training process."""
-
-    def selected_features(self) -> dict[str, str]:
-        """Read `features` as {modality: key or encoder}."""
-        return read_pairs(self.features, "data.features", "text=tfidf")
-
-    def token_limits(self) -> dict[str, int]:
-        """Read `max_tokens` as {modality: number}."""
-        pairs = read_pairs(self.max_tokens, "data.max_tokens", "text=30")
-        for modality, number in pairs.items():
-            if not (number.isdecimal() and int(number) > 0):
-                raise ConfigError(f"data.max_tokens: {modality}={number} is no number above 0; write {modality}=30")
-        return {modality: int(number) for modality, number in pairs.items()}
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What is trained. A component is written as a call, and may be your own: "my_pkg.nets:Mamba(state=16)"."""
-
-    streams: tuple[str, ...] = ("id", "text")
-    """What an item is seen through: id and any modality with features; each is a head unless the fusion joins them."""
-    dim: int = 128
-    """Width of item vectors and user states."""
-    fusion: str = "imt(layers=2, heads=2)"
-    """How the streams of an item meet: imt (ID-aware transformer), independent (not at all), sum (one stream)."""
-    backbone: str = "sasrec(layers=2, heads=2)"
-    """Sequence model; every stream has one of its own."""
-    dropout: float = 0.1
-    """Dropout wherever a component's call does not set its own."""
-    id_init: str = "random"
-    """What the id table starts from: random, the first token of a modality (text, image, ...), or the mean of all."""
-    popularity: float = 1.0
-    """Strength of the popularity correction in the in-batch loss: 1 is the published one, 0 none."""
-    candidates: Literal["batch", "catalogue"] = "batch"
-    """Whether a target competes with the items of its batch or with all (ids and small catalogues, no distillation)."""
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """Which streams teach which while they train."""
-
-    graph: tuple[str, ...] = ("id -> text", "ensemble -> id")
-    """Edges "teacher -> student" between streams; "ensemble", the mean of all, may teach. No edges: no distillation."""
-    temperature: float = 0.5
-    """Softmax temperature of teacher and student."""
-    loss: Literal["ce", "kl"] = "ce"
-    """Cross entropy or KL divergence from teacher to student; they differ only where gradient reaches the teacher."""
-    detach: bool = False
-    """Keep the distillation's gradient out of the teachers. The published method lets it in."""
-    weight: float = 1.0
-    """Weight of the distillation loss once it is ramped up."""
-    ramp_epochs: float = 50.0
-    """Epochs over which the weight rises, slowly at first; 0 gives the full weight from the start."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How it is trained; the checkpoint with the best validation NDCG@10 of the ensemble is the result."""
-
-    epochs: int = 40
-    """Most passes over the users."""
-    batch_size: int = 256
-    """Users per batch, shared among the processes."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: float = 0.1
-    """Weight decay of AdamW."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from 0."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """Learning rate after the warm-up: as it is, or falling to 0 at the last epoch."""
-    clip: float = 5.0
-    """Largest norm of the gradient; larger ones are scaled down. 0 leaves all as they are."""
-    patience: int = 5
-    """Epochs without a better validation score before training stops; 0 never stops early."""
-    bf16: bool = False
-    """Multiply matrices in bfloat16."""
-    compile: bool = False
-    """Let torch.compile make kernels of the transformer blocks: minutes at first, and no gain on most CPUs."""
-    eval_users: int = 0
-    """Users validated after an epoch, a fixed random choice; 0 takes all. The test takes all users in any case."""
-    mask_history: bool = True
-    """Keep the items of a user's own history out of the ranking."""
-    repeats: Literal["rank", "miss"] = "rank"
-    """A target that the history holds already is ranked like any other, or always a miss (the released evaluation)."""
-    log_every: int = 50
-    """Steps between two lines of losses in metrics.jsonl."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Train a recommender on a dataset folder and test the best epoch once.
-
-    Later sources win: defaults, the dataset's YAML, --ablation files in order, the command line.
-    """
-
-    dataset: str
-    """Dataset folder: a name under --data.root, or a path."""
-    name: str | None = None
-    """Name of the run. By default DATASET-ABLATIONS-sSEED."""
-    ablation: tuple[str, ...] = field(default=(), compare=False)
-    """YAML files laid on top, in this order: names in experiments/ablations or experiments/configs, or paths."""
-    config: str | None = field(default=None, compare=False)
-    """YAML file to start from. By default the one in experiments/configs named like the dataset, if there is one."""
-    output: str = "runs"
-    """Folder of the run folders."""
-    seed: int = 1
-    """Seed of initial weights, batches and dropout."""
-    overwrite: bool = field(default=False, compare=False)
-    """Replace the run folder if it exists."""
-    resume: bool = field(default=False, compare=False)
-    """Go on from the last checkpoint in the run folder."""
-    trackers: tuple[str, ...] = ()
-    """Where accelerate logs besides metrics.jsonl: tensorboard, wandb, ..."""
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-    @property
-    def folder(self) -> Path:
-        """Give the run's folder, OUTPUT/NAME."""
-        return Path(self.output) / (self.name or self.default_name)
-
-    @property
-    def default_name(self) -> str:
-        """Name the run after its dataset, ablations and seed."""
-        ablations = "+".join(Path(name).name.removesuffix(".yaml") for name in self.ablation)
-        return "-".join(part for part in (Path(self.dataset).absolute().name, ablations, f"s{self.seed}") if part)
 
 
 @dataclass(frozen=True)
@@ -203,7 +63,7 @@ COMMAND_LINE_ONLY = ("ablation", "config", "overwrite", "resume")
 AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("data.length", "model.dim", "train.epochs", "train.batch_size", "train.log_every"), 1),
     **dict.fromkeys(("distill.temperature", "train.lr"), 1e-12),
-    **dict.fromkeys(("seed", "data.workers", "model.popularity", "distill.weight", "distill.ramp_epochs"), 0),
+    **dict.fromkeys(("seed", "data.workers", "model.id_min_count", "distill.weight", "distill.ramp_epochs"), 0),
     **dict.fromkeys(("train.weight_decay", "train.warmup_steps", "train.clip"), 0),
     **dict.fromkeys(("train.patience", "train.eval_users"), 0),
 }
@@ -271,7 +131,14 @@ def check(experiment: Experiment) -> None:
             raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, (*model.streams, *MODALITIES))}")
     _check_component(model.backbone, BACKBONES, "backbone")
     _check_component(model.fusion, FUSIONS, "fusion")
-    _check_edges(experiment)
+    _check_component(model.loss, LOSSES, "loss")
+    _check_component(model.ensemble, ENSEMBLES, "ensemble")
+    if model.join != "none":
+        _check_component(model.join, JOINS, "join")
+    for name, rate in model.hide_rates().items():
+        if name not in model.streams or not 0 <= rate < 1:
+            raise ConfigError(f"model.hide: {name}={rate} names no stream, or a rate that is not from 0 to below 1")
+    _check_distillation(experiment)
 
 
 def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
@@ -281,20 +148,34 @@ def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
         raise ConfigError(f"model.{kind}: {error}") from error
 
 
-def _check_edges(experiment: Experiment) -> None:
-    names = (*experiment.model.streams, "ensemble")
-    if experiment.distill.graph and experiment.model.candidates == "catalogue":
-        raise ConfigError("model.candidates=catalogue leaves no logits to distil; write --distill.graph with no edges")
-    for text in experiment.distill.graph:
+def _check_distillation(experiment: Experiment) -> None:
+    model, distill = experiment.model, experiment.distill
+    try:
+        DistillationGraph(temperature=distill.temperature, loss=distill.loss, detach=distill.detach)
+    except ValueError as error:
+        raise ConfigError(f"distill.loss: {error}") from error
+    if distill.graph and model.loss.partition("(")[0].strip() == "full":
+        raise ConfigError("model.loss=full leaves no logits to distil; write --distill.graph with no edges")
+    heads = (*_heads(model), "ensemble")
+    for text in distill.graph:
         try:
-            edge = Edge.parse(text)
+            edges = parse_edges(text)
         except ValueError as error:
             raise ConfigError(f"distill.graph: {error}") from error
         # which streams leave another fusion is known once it is built, and the model checks it then
-        missing = {edge.teacher, edge.student}.difference(names)
-        if missing and experiment.model.fusion.partition("(")[0].strip() in ("imt", "independent"):
-            found = f"'{edge}' names {' and '.join(sorted(missing))}, but the streams are {', '.join(names)}"
+        missing = {name for edge in edges for name in (edge.teacher, edge.student)}.difference(heads)
+        if missing and model.fusion.partition("(")[0].strip() in FUSIONS:
+            found = f"'{text}' names {' and '.join(sorted(missing))}, but the streams are {', '.join(heads)}"
             raise ConfigError(f"distill.graph: {found}; write --distill.graph with the edges you want, or with none")
+
+
+def _heads(model: ModelConfig) -> tuple[str, ...]:
+    """Name the streams that score: those that enter, the joined one, or both."""
+    if model.join == "none":
+        return model.streams
+    arguments = parse_call(model.join, known=JOINS, kind="join").arguments
+    joined = arguments.get("at", "item")
+    return (*model.streams, joined) if arguments.get("keep") else (joined,)
 
 
 def to_yaml(experiment: Experiment) -> str:

@@ -2,51 +2,62 @@
 
 It is a plain function of logits and needs nothing else of odmt:
 
-    graph = DistillationGraph("id -> text", "id -> image", "ensemble -> id", temperature=2.0)
+    graph = DistillationGraph("id -> text", "id <-> image", "ensemble -> id: kl(weight=0.5, detach=True)")
     loss = graph({"id": z_id, "text": z_text, "image": z_image})
 
 As released (arXiv 2308.04067): cross entropy CE(softmax(z_teacher / tau), softmax(z_student / tau)) * tau^2, teachers
 not detached, "ensemble" the mean of the streams' logits. The paper's figure draws both directions and calls it KL; KL
-has the same gradient for the student, but not for a teacher that is not detached.
+has the same gradient for the student, but not for a teacher that is not detached. What an edge computes is a component
+of `odmt.distill_losses`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 
-from odmt.types import Float, Tensor
+from odmt.distill_losses import DISTILL_LOSSES, EdgeLoss
+from odmt.spec import parse_call
+from odmt.types import Float, Int, Tensor
 
-__all__ = ["DistillationGraph", "Edge", "ensemble", "sigmoid_ramp"]
+__all__ = ["DistillationGraph", "Edge", "ensemble", "parse_edges", "sigmoid_ramp"]
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Name who teaches whom."""
+    """Name who teaches whom, and by what loss; an empty `call` leaves that to the graph."""
 
     teacher: str
     student: str
-
-    @classmethod
-    def parse(cls, text: str) -> Edge:
-        """Read "teacher -> student"."""
-        parts = [part.strip() for part in text.split("->")]
-        if len(parts) != 2 or not all(part.isidentifier() for part in parts):
-            raise ValueError(f"edge {text!r} is not of the form 'teacher -> student', for example 'id -> text'")
-        return cls(*parts)
+    call: str = field(default="")
 
     def __post_init__(self) -> None:
         if self.student == "ensemble":
             raise ValueError(f"edge '{self}': the ensemble combines the streams and cannot be taught; name a stream")
         if self.teacher == self.student:
             raise ValueError(f"edge '{self}' teaches a stream by itself; name two different ones")
+        if self.call:
+            parse_call(self.call, known=DISTILL_LOSSES, kind="distillation loss").check(("temperature", "detach"))
 
     def __str__(self) -> str:
-        return f"{self.teacher} -> {self.student}"
+        return f"{self.teacher} -> {self.student}" + (f": {self.call}" if self.call else "")
+
+
+def parse_edges(text: str) -> list[Edge]:
+    """Read "teacher -> student" or, for both directions, "a <-> b", either with a loss behind it, as in
+    "ensemble -> id: kl(temperature=2.0, weight=0.5, detach=True)".
+    """
+    names, _, call = text.partition(":")
+    arrow = "<->" if "<->" in names else "->"
+    parts = [part.strip() for part in names.split(arrow)]
+    if len(parts) != 2 or not all(part.isidentifier() for part in parts):
+        raise ValueError(f"edge {text!r} is not of the form 'teacher -> student', for example 'id -> text'")
+    one, other = parts
+    there = Edge(one, other, call.strip())
+    return [there] if arrow == "->" else [there, Edge(other, one, call.strip())]
 
 
 def ensemble(logits: Mapping[str, Tensor]) -> Tensor:
@@ -70,23 +81,22 @@ def sigmoid_ramp(progress: int | float, length: int | float) -> float:
 
 
 class DistillationGraph:
-    """Sum the distillation losses of all edges, each averaged over rows."""
+    """Sum the distillation losses of all edges, each averaged over rows.
 
-    def __init__(
-        self,
-        *edges: str | Edge,
-        temperature: float = 1.0,
-        loss: Literal["ce", "kl"] = "ce",
-        detach: bool = False,
-    ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} must be positive")
-        if loss not in ("ce", "kl"):
-            raise ValueError(f"loss={loss!r} is neither 'ce' nor 'kl'")
-        self.edges = tuple(Edge.parse(edge) if isinstance(edge, str) else edge for edge in edges)
-        self.temperature = temperature
-        self.loss = loss
-        self.detach = detach
+    edges: as `parse_edges` reads them. loss, temperature, detach: of all edges that do not set their own.
+    """
+
+    def __init__(self, *edges: str | Edge, temperature: float = 1.0, loss: str = "ce", detach: bool = False) -> None:
+        self.edges = tuple(
+            edge for given in edges for edge in (parse_edges(given) if isinstance(given, str) else [given])
+        )
+        self.temperature, self.loss, self.detach = temperature, loss, detach
+        self._loss_of(loss)  # refused here if it is wrong, edges or not
+        self._losses = [self._loss_of(edge.call or loss) for edge in self.edges]
+
+    def _loss_of(self, call: str) -> EdgeLoss:
+        parsed = parse_call(call, known=DISTILL_LOSSES, kind="distillation loss")
+        return parsed.build(temperature=self.temperature, detach=self.detach)
 
     def check(self, streams: tuple[str, ...]) -> None:
         """Refuse edges that name a stream which does not exist."""
@@ -103,30 +113,21 @@ class DistillationGraph:
         self,
         logits: Mapping[str, Float[Tensor, "rows candidates"]],
         log_multiplicity: Float[Tensor, "rows candidates"] | None = None,
+        targets: Int[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Compute the loss; `log_multiplicity` as in `odmt.ranking` where candidates stand for several positions.
+        """Compute the loss.
 
-        It is added after the division by the temperature, because a repeated candidate repeats its term in the softmax.
+        logits: per stream; an entry "ensemble" stands for their mean, where the ensemble is another one.
+        log_multiplicity: as in `odmt.ranking`, where candidates stand for several positions. It is added after the
+            division by the temperature, because a repeated candidate repeats its term in the softmax.
+        targets: which candidate each row should rank first, for losses that ask.
         """
         self.check(tuple(logits))
         total = next(iter(logits.values())).new_zeros(())
         if not self.edges:
             return total
-        named = {**logits, "ensemble": ensemble(logits)}
-        for edge in self.edges:
-            teacher = named[edge.teacher].detach() if self.detach else named[edge.teacher]
-            total = total + self._edge(teacher, named[edge.student], log_multiplicity)
+        named = {"ensemble": ensemble(logits), **logits} if "ensemble" not in logits else logits
+        m = torch.zeros_like(total) if log_multiplicity is None else log_multiplicity
+        for edge, loss in zip(self.edges, self._losses, strict=True):
+            total = total + loss(named[edge.teacher], named[edge.student], m, targets)
         return total
-
-    def _edge(self, teacher: Tensor, student: Tensor, log_multiplicity: Tensor | None) -> Tensor:
-        z_teacher, z_student = teacher / self.temperature, student / self.temperature
-        m = 0.0 if log_multiplicity is None else log_multiplicity
-        probability = torch.softmax(z_teacher + m, dim=-1)
-        normaliser = torch.logsumexp(z_student + m, dim=-1)
-        if self.loss == "ce":
-            terms = normaliser - (probability * z_student).sum(-1)
-        else:  # log p - log q per copy of a candidate: m cancels
-            terms = (
-                normaliser - torch.logsumexp(z_teacher + m, dim=-1) + (probability * (z_teacher - z_student)).sum(-1)
-            )
-        return terms.mean() * self.temperature**2

@@ -1,13 +1,13 @@
-"""From the tokens of an item to its vectors: the ID-aware multimodal transformer, and the simple fusions it competes
-with.
+"""From the tokens of an item to one vector per stream: the ID-aware multimodal transformer, and no exchange at all.
 
 Each fusion takes `widths`, the feature width of every input stream in order, and `dim`; see `odmt.types.Fusion` for
-the call.
+the call. Where streams become one is a matter of `odmt.joins`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,23 +16,16 @@ from odmt.attention import Block
 from odmt.dropout import Dropout
 from odmt.types import Bool, Float, Streams, Tensor
 
-__all__ = ["FUSIONS", "IDAwareTransformer", "Independent", "SumFusion"]
+__all__ = ["FUSIONS", "IDAwareTransformer", "Independent", "mean_of_tokens"]
 
-FUSIONS = {
-    "imt": "odmt.fusion:IDAwareTransformer",
-    "independent": "odmt.fusion:Independent",
-    "sum": "odmt.fusion:SumFusion",
-}
+FUSIONS = {"imt": "odmt.fusion:IDAwareTransformer", "independent": "odmt.fusion:Independent"}
 """Short names for component strings; anything else is named by import path."""
 
 
-def _two_layers(width: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, dim), nn.LeakyReLU(), nn.Linear(dim, dim))
-
-
-def _mean(
+def mean_of_tokens(
     tokens: Float[Tensor, "items tokens width"], mask: Bool[Tensor, "items tokens"]
 ) -> Float[Tensor, "items width"]:
+    """Average the tokens that are there; zeros where none is."""
     weights = mask.to(tokens.dtype).unsqueeze(-1)
     return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
 
@@ -41,10 +34,16 @@ class IDAwareTransformer(nn.Module):
     """Fuse the streams of an item by attention over all its tokens (IMT, arXiv 2308.04067, section 3.2).
 
     The sequence is [content tokens of every modality | id], projected to `dim` by one linear map per stream; out come
-    the first token of every modality and the id, each through its own two-layer MLP. With `text_sees_id=False` (the
-    release's default) no content token attends to the id, so that content vectors hold content alone; the id attends
-    to everything. An item that lacks a modality shows nothing of it to its other streams, and a learned vector stands
-    in its own.
+    the first token of every modality and the id, each through its own two-layer MLP. The id attends to everything. An
+    item that lacks a modality shows nothing of it to its other streams, and a learned vector stands in its own.
+
+    text_sees_id: whether content tokens attend to the id; with False, the release's, content vectors hold content
+        alone.
+    isolated: whether the tokens of a modality attend to their own modality alone (and the id, with `text_sees_id`).
+    token_types: whether a learned vector per stream is added to its tokens; the release has none.
+    pre_norm: whether LayerNorm stands before attention and feed-forward; the release's follow them.
+    summary: which row leaves for a modality: its "first" token, as released, or one that is put before it, the "mean"
+        of its projected tokens, for encoders whose first token says no more than any other.
     """
 
     def __init__(
@@ -56,80 +55,99 @@ class IDAwareTransformer(nn.Module):
         heads: int = 2,
         dropout: float = 0.1,
         text_sees_id: bool = False,
+        isolated: bool = False,
+        token_types: bool = False,
+        pre_norm: bool = False,
+        summary: Literal["first", "mean"] = "first",
     ) -> None:
         super().__init__()
         if layers < 1:
             raise ValueError(
                 f"layers={layers}: the item transformer needs at least one; use fusion 'independent' for none"
             )
+        if summary not in ("first", "mean"):
+            raise ValueError(f"summary={summary!r} is neither 'first' nor 'mean'")
         self.streams = tuple(widths)
         self._content = tuple(name for name in widths if name != "id")
-        self.text_sees_id = text_sees_id
+        self.text_sees_id, self.isolated, self.summary = text_sees_id, isolated, summary
         self.project = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in widths.items()})
         self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in self._content})
+        types = widths if token_types else {}
+        self.token_types = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(dim)) for name in types})
         self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(dim, heads=heads, dropout=dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(dim, heads=heads, dropout=dropout, pre_norm=pre_norm) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim, eps=1e-6) if pre_norm else nn.Identity()  # of what the last block leaves unnormed
         self.heads = nn.ModuleDict({name: _two_layers(dim, dim) for name in widths})
 
     def forward(self, tokens: Streams, masks: Streams) -> Streams:
         order = [*self._content, *(name for name in self.streams if name == "id")]  # the id comes last, as released
-        pieces = [piece for name in order for piece in self._embed(name, tokens[name], masks[name])]
-        x = self.dropout(torch.cat(pieces, dim=1))
-        lengths = [tokens[name].shape[1] for name in order]
+        pieces = {name: self._embed(name, tokens[name], masks[name]) for name in order}
+        x = self.dropout(torch.cat([piece for name in order for piece in pieces[name]], dim=1))
+        lengths = [sum(piece.shape[1] for piece in pieces[name]) for name in order]
         first = torch.tensor([sum(lengths[:i]) for i in range(len(order))], device=x.device)
-        allowed = self._allowed(torch.cat([masks[name] for name in order], dim=1), num_ids=int("id" in order))
+        allowed = self._allowed([self._seen(name, masks[name]) for name in order], has_id="id" in order)
         for block in self.blocks[:-1]:
             x = block(x, x, allowed)
         # Only these rows are read, so the last block computes no other.
-        x = self.blocks[-1](x[:, first], x, allowed[:, first])
+        x = self.norm(self.blocks[-1](x[:, first], x, allowed[:, first]))
         vectors = dict(zip(order, x.unbind(1), strict=True))
         return {name: self.heads[name](vectors[name]) for name in self.streams}
 
     def _embed(self, name: str, tokens: Tensor, mask: Tensor) -> list[Tensor]:
-        """Project the tokens of one stream, [items, tokens, dim] in two pieces: the first token, and the others.
+        """Project the tokens of one stream, [items, tokens, dim] in pieces: the row that leaves, and the others.
 
-        Where an item lacks the modality, its first token is the learned one. What the padding behind it holds is of no
-        account: nobody sees it.
+        Where an item lacks the modality, the row that leaves is the learned one. What the padding behind it holds is of
+        no account: nobody sees it.
         """
         x = self.project[name](tokens)
+        if name in self.token_types:
+            x = x + self.token_types[name]
         if name == "id":
             return [x]
-        return [torch.where(mask[:, :1, None], x[:, :1], self.missing[name].to(x.dtype)), x[:, 1:]]
+        leaves, others = x[:, :1], [x[:, 1:]]
+        if self.summary == "mean":
+            leaves, others = mean_of_tokens(x, mask)[:, None], [x]
+        return [torch.where(mask[:, :1, None], leaves, self.missing[name].to(x.dtype)), *others]
 
-    def _allowed(self, mask: Bool[Tensor, "items rows"], *, num_ids: int) -> Bool[Tensor, "items rows rows"]:
-        rows = mask.shape[1]
-        pattern = torch.ones(rows, rows, dtype=torch.bool, device=mask.device)
-        if num_ids and not self.text_sees_id:
-            pattern[:-1, -1] = False
-        return pattern & mask[:, None, :] | torch.eye(rows, dtype=torch.bool, device=mask.device)
+    def _seen(self, name: str, mask: Bool[Tensor, "items tokens"]) -> Bool[Tensor, "items rows"]:
+        """Say which rows of a stream others may look at: the mean is one more, where there are tokens."""
+        return mask if name == "id" or self.summary == "first" else torch.cat([mask[:, :1], mask], dim=1)
+
+    def _allowed(self, seen: list[Tensor], *, has_id: bool) -> Bool[Tensor, "items rows rows"]:
+        lengths = [mask.shape[1] for mask in seen]
+        stream = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(seen[0].device)
+        pattern = torch.ones(len(stream), len(stream), dtype=torch.bool, device=stream.device)
+        if self.isolated:
+            pattern = stream[:, None] == stream
+        if has_id:
+            pattern[-1] = True
+            pattern[:-1, -1] = self.text_sees_id
+        itself = torch.eye(len(stream), dtype=torch.bool, device=stream.device)
+        return pattern & torch.cat(seen, dim=1)[:, None, :] | itself
 
 
 class Independent(nn.Module):
     """Give every stream its own vector, without exchange: the id as it is, content as the mean of its tokens through
-    an MLP.
+    an MLP, and a learned vector where an item lacks it.
     """
 
     def __init__(self, widths: Mapping[str, int], dim: int) -> None:
         super().__init__()
         self.streams = tuple(widths)
         self.maps = nn.ModuleDict({name: _map(name, width, dim) for name, width in widths.items()})
+        content = [name for name in widths if name != "id"]
+        self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in content})
 
     def forward(self, tokens: Streams, masks: Streams) -> Streams:
-        return {name: self.maps[name](_mean(tokens[name], masks[name])) for name in self.streams}
+        vectors = {name: self.maps[name](mean_of_tokens(tokens[name], masks[name])) for name in self.streams}
+        for name, missing in self.missing.items():
+            present = masks[name].any(1, keepdim=True)
+            vectors[name] = torch.where(present, vectors[name], missing.to(vectors[name].dtype))
+        return vectors
 
 
-class SumFusion(nn.Module):
-    """Add the streams into one vector per item, called "item" (early fusion); a missing modality adds nothing."""
-
-    def __init__(self, widths: Mapping[str, int], dim: int) -> None:
-        super().__init__()
-        self.streams = ("item",)
-        self.maps = nn.ModuleDict({name: _map(name, width, dim) for name, width in widths.items()})
-
-    def forward(self, tokens: Streams, masks: Streams) -> Streams:
-        present = {name: mask.any(1, keepdim=True) for name, mask in masks.items()}
-        parts = [layer(_mean(tokens[name], masks[name])) * present[name] for name, layer in self.maps.items()]
-        return {"item": torch.stack(parts).sum(0)}
+def _two_layers(width: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, dim), nn.LeakyReLU(), nn.Linear(dim, dim))
 
 
 def _map(name: str, width: int, dim: int) -> nn.Module:

@@ -24,21 +24,23 @@ __all__ = ["build_model", "from_pretrained", "load_weights", "save_pretrained", 
 def build_model(experiment: Experiment, features: Features, *, item_counts: np.ndarray | None = None) -> ODMT:
     """Build the model that `experiment` describes over `features`, with fresh parameters."""
     settings, distill = experiment.model, experiment.distill
+    graph = DistillationGraph(*distill.graph, temperature=distill.temperature, loss=distill.loss, detach=distill.detach)
     return ODMT(
         features,
         streams=settings.streams,
         dim=settings.dim,
         fusion=settings.fusion,
+        join=settings.join,
         backbone=settings.backbone,
-        distill=DistillationGraph(
-            *distill.graph, temperature=distill.temperature, loss=distill.loss, detach=distill.detach
-        ),
+        loss=settings.loss,
+        distill=graph,
+        ensemble=settings.ensemble,
         item_counts=item_counts,
-        popularity=settings.popularity,
-        candidates=settings.candidates,
         length=experiment.data.length,
         dropout=settings.dropout,
         id_init=settings.id_init,
+        hide=settings.hide_rates(),
+        id_min_count=settings.id_min_count,
     )
 
 
@@ -62,7 +64,8 @@ def from_pretrained(folder: str | Path, features: Features) -> ODMT:
     if isinstance(features, ItemFeatures):
         limits = {name: n for name, n in experiment.data.token_limits().items() if name in features.widths}
         features = features.limited(limits)
-    model = build_model(experiment, features)
+    # how often items occurred is saved with the weights, as far as it is still needed
+    model = build_model(experiment, features, item_counts=np.ones(features.num_items + 1, dtype=np.int64))
     load_weights(model, folder / "model.safetensors")
     return model.eval()
 

@@ -1,119 +1,276 @@
-"""Next-item ranking over the distinct items of a batch: the in-batch cross entropy with popularity correction.
+"""Next-item ranking losses, for `model.loss`: softmax over the batch's items, over the catalogue, over drawn items, and
+the binary cross entropy.
 
-The ODMT release takes all batch*(length+1) positions as candidates, subtracts log p(c) from their logits, and for a
-row of user b drops every candidate that occurs in b's own sequence except the target's own position. A repeated
-candidate adds the same term to the softmax's sum as often as it occurs, so each distinct item once, with the logarithm
-of its multiplicity, gives the same loss and gradients: loss = logsumexp_c(z_c + m_c) - z_target, m = log count, or 0
-for the target, or -inf for b's other items.
+Candidates come once each, with the logarithm of their multiplicity: m. The ODMT release takes all batch*(length+1)
+positions as candidates, subtracts log p(c) from their logits, and for a row of user b drops every candidate that
+occurs in b's own sequence except the target's own position. A repeated candidate adds the same term to the softmax's
+sum as often as it occurs, so that each distinct item once, with m = log count, or 0 for the target, or -inf for b's
+other items, gives the same loss and gradients: loss = logsumexp_c(z_c + m_c) - z_target.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
+import torch.nn.functional as F
 
-from odmt.types import Bool, Float, Int, Tensor
+from odmt.types import Batch, Bool, Float, Int, Tensor
 
-__all__ = ["full_softmax_loss", "in_batch_logits", "log_multiplicity", "next_item_loss", "next_item_rows"]
+__all__ = [
+    "GBCE",
+    "LOSSES",
+    "FullSoftmax",
+    "InBatch",
+    "LogWeights",
+    "RankingLoss",
+    "Rows",
+    "SampledSoftmax",
+    "candidate_logits",
+    "draw_shares",
+]
 
-
-def next_item_rows(
-    histories: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
-) -> tuple[Bool[Tensor, "batch inputs"], Int[Tensor, " rows"]]:
-    """Say which input positions (all but the newest event) predict something, and which items, row by row."""
-    rows = mask[:, :-1]
-    return rows, histories[:, 1:][rows]
-
-
-def log_multiplicity(
-    histories: Int[Tensor, "batch length"],
-    mask: Bool[Tensor, "batch length"],
-    counts: Int[Tensor, " candidates"],
-    *,
-    dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "rows candidates"]:
-    """Compute m of the module's formula for every row of `next_item_rows`."""
-    rows, targets = next_item_rows(histories, mask)
-    own = torch.zeros(len(histories), len(counts) + 1, dtype=torch.bool, device=mask.device)
-    own.scatter_(
-        1, histories.masked_fill(~mask, len(counts)), True
-    )  # padding goes to a column of its own, cut off here
-    per_user = counts.to(dtype).log().masked_fill(own[:, :-1], -torch.inf)
-    user = torch.arange(len(histories), device=mask.device)[:, None].expand_as(rows)[rows]
-    return per_user[user].scatter(1, targets[:, None], 0.0)
+LOSSES = {
+    "in_batch": "odmt.ranking:InBatch",
+    "full": "odmt.ranking:FullSoftmax",
+    "sampled": "odmt.ranking:SampledSoftmax",
+    "gbce": "odmt.ranking:GBCE",
+}
+"""Short names for component strings; anything else is named by import path."""
 
 
-def in_batch_logits(
+LogWeights = Callable[[slice], Tensor]
+"""Gives m of some rows, [rows, candidates]: a row of all candidates is long, and few are needed at once."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Hold what is predicted, and by whom: one row per prediction.
+
+    users: which of the batch's users, [rows]; targets: [rows], own: [users, candidates], which of the candidates occur
+    in the user's own sequence; both index the batch's items.
+    """
+
+    users: Int[Tensor, " rows"]
+    targets: Int[Tensor, " rows"]
+    own: Bool[Tensor, "users candidates"]
+
+    @classmethod
+    def of(
+        cls,
+        histories: Int[Tensor, "users length"],
+        mask: Bool[Tensor, "users length"],
+        predicted: Bool[Tensor, "users length"],
+        num_items: int,
+    ) -> Rows:
+        """Take the events in `predicted` as targets, row by row in the order of users and time."""
+        padding = histories.masked_fill(~mask, num_items)  # goes to a column of its own, cut off here
+        own = torch.zeros(len(histories), num_items + 1, dtype=torch.bool, device=mask.device)
+        own.scatter_(1, padding, True)
+        users = torch.arange(len(histories), device=mask.device)[:, None].expand_as(predicted)[predicted]
+        return cls(users, histories[predicted], own[:, :-1])
+
+
+class RankingLoss(Protocol):
+    """Compare the target's logit with those of a batch's candidates.
+
+    draws: how many items the loader draws for a batch, to be candidates beside those in it.
+    draw_popularity: items are drawn in proportion to their share of training events to this power.
+    is_softmax: whether it is the cross entropy of the logits plus m, which need not be held at once then.
+    """
+
+    draws: int
+    draw_popularity: float
+    is_softmax: bool
+
+    def correction(self, log_popularity: Float[Tensor, " candidates"]) -> Float[Tensor, " candidates"] | None:
+        """Give what is subtracted from every candidate's logit, in the ranking loss and in what is distilled."""
+        ...
+
+    def log_weights(
+        self, batch: Batch, rows: Rows, log_share: Float[Tensor, " candidates"], *, dtype: torch.dtype
+    ) -> LogWeights:
+        """Give m, how often a candidate counts for a row, for some rows or all; log_share: log of the chance to be
+        drawn.
+        """
+        ...
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "rows candidates"],
+        targets: Int[Tensor, " rows"],
+        log_weights: Float[Tensor, "rows candidates"],
+    ) -> Float[Tensor, ""]:
+        """Average the loss over rows."""
+        ...
+
+
+class InBatch:
+    """Take the items of the batch as candidates, corrected for how often they turn up there: z = u . v - log p (logQ
+    correction, arXiv 2308.04067).
+
+    popularity: strength of that correction; 1 is the release's, 0 none.
+    """
+
+    draws = 0
+    draw_popularity = 0.0
+    is_softmax = True
+
+    def __init__(self, *, popularity: float = 1.0) -> None:
+        if not 0 <= popularity < float("inf"):
+            raise ValueError(f"popularity={popularity} is out of range; it is finite and at least 0")
+        self.popularity = popularity
+
+    def correction(self, log_popularity: Float[Tensor, " candidates"]) -> Float[Tensor, " candidates"] | None:
+        return self.popularity * log_popularity if self.popularity else None
+
+    def log_weights(
+        self, batch: Batch, rows: Rows, log_share: Float[Tensor, " candidates"], *, dtype: torch.dtype
+    ) -> LogWeights:
+        per_user = batch.counts.to(dtype).log().masked_fill(rows.own, -torch.inf)
+        return lambda some: per_user[rows.users[some]].scatter_(1, rows.targets[some, None], 0.0)
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "rows candidates"],
+        targets: Int[Tensor, " rows"],
+        log_weights: Float[Tensor, "rows candidates"],
+    ) -> Float[Tensor, ""]:
+        return _softmax_loss(logits, targets, log_weights)
+
+
+class SampledSoftmax:
+    """Estimate the softmax over the catalogue from items drawn once for the batch, each weighed by the inverse of how
+    often it is drawn on average (importance sampling, Bengio and Senecal 2008, doi 10.1109/TNN.2007.912312).
+
+    The target itself is certain, and weighs 1. With every item drawn as often as expected this is the full softmax.
+
+    draws: items drawn per batch, with replacement; draw_popularity: 0 draws uniformly, 1 in proportion to training
+    events.
+    """
+
+    is_softmax = True
+
+    def __init__(self, *, draws: int = 512, draw_popularity: float = 0.5) -> None:
+        self.draws, self.draw_popularity = _checked_draws(draws, draw_popularity)
+
+    def correction(self, log_popularity: Float[Tensor, " candidates"]) -> Float[Tensor, " candidates"] | None:
+        return None
+
+    def log_weights(
+        self, batch: Batch, rows: Rows, log_share: Float[Tensor, " candidates"], *, dtype: torch.dtype
+    ) -> LogWeights:
+        drawn = _drawn(batch)
+        expected = log_share.to(dtype) + drawn.sum().to(dtype).log()
+        weights = torch.where(drawn > 0, drawn.to(dtype).log() - expected, -torch.inf)
+        return lambda some: _each(weights, rows.targets[some])
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "rows candidates"],
+        targets: Int[Tensor, " rows"],
+        log_weights: Float[Tensor, "rows candidates"],
+    ) -> Float[Tensor, ""]:
+        return _softmax_loss(logits, targets, log_weights)
+
+
+class GBCE:
+    """Tell the target from drawn items by binary cross entropy, the target's probability to the power beta (gBCE of
+    gSASRec, arXiv 2308.07192), which takes back the overconfidence that few negatives cause.
+
+    beta = a (t (1 - 1/a) + 1/a), where a is the share of the catalogue that is drawn. t=0 is the plain BCE, t=1
+    is calibrated to the softmax over the catalogue. Items are drawn once for the batch, and uniformly as published; the
+    loss is the mean over the target and the drawn.
+    """
+
+    is_softmax = False
+
+    def __init__(self, num_items: int, *, draws: int = 256, t: float = 0.75, draw_popularity: float = 0.0) -> None:
+        if not 0 <= t <= 1:
+            raise ValueError(f"t={t} is out of range; 0 is plain binary cross entropy, 1 calibrated to the softmax")
+        self.draws, self.draw_popularity = _checked_draws(draws, draw_popularity)
+        share = min(1.0, draws / (num_items - 1))
+        self.beta = share * (t * (1 - 1 / share) + 1 / share)
+
+    def correction(self, log_popularity: Float[Tensor, " candidates"]) -> Float[Tensor, " candidates"] | None:
+        return None
+
+    def log_weights(
+        self, batch: Batch, rows: Rows, log_share: Float[Tensor, " candidates"], *, dtype: torch.dtype
+    ) -> LogWeights:
+        weights = _drawn(batch).to(dtype).log()
+        return lambda some: _each(weights, rows.targets[some])
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "rows candidates"],
+        targets: Int[Tensor, " rows"],
+        log_weights: Float[Tensor, "rows candidates"],
+    ) -> Float[Tensor, ""]:
+        positive = logits.gather(1, targets[:, None]).squeeze(1)
+        weights = log_weights.exp().scatter(1, targets[:, None], 0.0)
+        negative = (weights * F.softplus(logits)).sum(1)
+        return ((negative - self.beta * F.logsigmoid(positive)) / (1 + weights.sum(1))).mean()
+
+
+class FullSoftmax:
+    """Take every item of the catalogue as a candidate, uncorrected, as SASRec is best trained (arXiv 2309.07602).
+
+    Every item is encoded at every step, which is for ids and small catalogues; no logits are left to distil.
+    """
+
+    draws = 0
+    draw_popularity = 0.0
+
+
+def candidate_logits(
     states: Float[Tensor, "rows dim"],
     items: Float[Tensor, "candidates dim"],
-    log_popularity: Float[Tensor, " candidates"],
+    correction: Float[Tensor, " candidates"] | None = None,
 ) -> Float[Tensor, "rows candidates"]:
-    """Score candidates, corrected for how often they turn up in batches: z = u . v - log p (logQ correction).
+    """Score candidates: z = u . v - correction.
 
     Computed in float32 at least, also under bf16 autocast: eight bits of mantissa cannot tell close candidates apart.
     """
     precise = torch.promote_types(states.dtype, torch.float32)
     with torch.autocast(states.device.type, enabled=False):
-        return states.to(precise) @ items.to(precise).T - log_popularity.to(precise)
+        logits = states.to(precise) @ items.to(precise).T
+        return logits if correction is None else logits - correction.to(precise)
 
 
-def next_item_loss(
-    logits: Float[Tensor, "rows candidates"],
-    targets: Int[Tensor, " rows"],
-    log_multiplicity: Float[Tensor, "rows candidates"],
-) -> Float[Tensor, ""]:
-    """Average the cross entropy of the targets over the rows."""
-    positive = logits.gather(1, targets[:, None]).squeeze(1)
-    return (torch.logsumexp(logits + log_multiplicity, dim=1) - positive).mean()
-
-
-def full_softmax_loss(
-    states: Float[Tensor, "rows dim"], items: Float[Tensor, "candidates dim"], targets: Int[Tensor, " rows"]
-) -> Float[Tensor, ""]:
-    """Average the cross entropy of the targets over rows, with every item a candidate: z = u . v, as in SASRec trained
-    with the softmax over the catalogue (arXiv 2309.07602).
-
-    The logits of all rows are never there at once: a few rows' are made, and turned into their share of the gradient
-    while the caches hold them. Memory is that of states and items, and time that of three products.
+def draw_shares(item_counts: np.ndarray, power: float) -> np.ndarray:
+    """Give every item's chance to be drawn, [num_items + 1], in proportion to its training events to `power`; padding
+    has none. With a power above 0, an item without training events is never drawn.
     """
-    precise = torch.promote_types(states.dtype, torch.float32)
-    return _FullSoftmax.apply(states.to(precise), items.to(precise), targets)
+    shares = item_counts.astype(np.float64) ** power
+    shares[0] = 0.0
+    return shares / shares.sum()
 
 
-_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Logits that are held at once: on a CPU what its caches hold, on a GPU what fills it."""
-_ROWS = 32
-"""Rows whose logits are held at once however large the catalogue."""
+def _softmax_loss(logits: Tensor, targets: Tensor, log_weights: Tensor) -> Tensor:
+    positive = logits.gather(1, targets[:, None]).squeeze(1)
+    return (torch.logsumexp(logits + log_weights, dim=1) - positive).mean()
 
 
-class _FullSoftmax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-        rows = max(_ROWS, _LOGITS.get(states.device.type, _LOGITS["cuda"]) // len(items))
-        # the gradient of the targets' logits; the rest of it follows group by group
-        to_states = -items[targets]
-        to_items = torch.zeros_like(items).index_add_(0, targets, states, alpha=-1)
-        loss = (states * to_states).sum()
-        with torch.autocast(states.device.type, enabled=False):
-            for start in range(0, len(states), rows):
-                group = slice(start, start + rows)
-                z = states[group] @ items.T
-                highest = z.amax(1, keepdim=True)
-                odds = z.sub_(highest).exp_()
-                total = odds.sum(1, keepdim=True)
-                loss += (highest + total.log()).sum()
-                if any(ctx.needs_input_grad):  # the softmax is odds / total: dividing rows of length dim is less work
-                    to_states[group] += (odds @ items).div_(total)
-                    to_items.addmm_(odds.T, states[group] / total)
-        ctx.save_for_backward(to_states, to_items)
-        ctx.rows = len(states)
-        return loss / len(states)
+def _each(log_weights: Tensor, targets: Tensor) -> Tensor:
+    """Repeat the weights of the candidates for rows of which each has one certain candidate, its target."""
+    return log_weights.expand(len(targets), -1).scatter(1, targets[:, None], 0.0)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        to_states, to_items = ctx.saved_tensors
-        scale = gradient / ctx.rows
-        return to_states * scale, to_items * scale, None
+
+def _drawn(batch: Batch) -> Tensor:
+    if batch.draws is None:
+        raise ValueError("this loss needs items drawn for the batch; pass make_batch(..., drawn=...) some")
+    return batch.draws
+
+
+def _checked_draws(draws: int, draw_popularity: float) -> tuple[int, float]:
+    if draws < 1:
+        raise ValueError(
+            f"draws={draws} is out of range; draw at least one item, or take the loss 'full' or 'in_batch'"
+        )
+    if not 0 <= draw_popularity < float("inf"):
+        raise ValueError(f"draw_popularity={draw_popularity} is out of range; it is finite and at least 0")
+    return draws, draw_popularity

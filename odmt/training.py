@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from odmt.attention import compile_blocks
-from odmt.config import Experiment, TrainConfig
+from odmt.config import DistillConfig, Experiment, TrainConfig
 from odmt.data.features import ItemFeatures, open_features
 from odmt.data.format import Dataset, find_dataset, open_dataset
 from odmt.data.loading import UserBatches, training_loader
@@ -106,7 +106,15 @@ def fit(
     settings = experiment.train
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = UserBatches(split.num_users, settings.batch_size, seed=experiment.seed, rank=rank, world=world)
-    loader = training_loader(split, model.features, model.modalities, batches, workers=experiment.data.workers)
+    loader = training_loader(
+        split,
+        model.features,
+        model.modalities,
+        batches,
+        workers=experiment.data.workers,
+        draws=model.loss.draws,
+        shares=model.draw_shares,
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     schedule = LambdaLR(optimizer, partial(learning_rate, settings=settings, steps=settings.epochs * len(batches)))
     if settings.compile:
@@ -124,11 +132,13 @@ def fit(
         started = time.monotonic()
         batches.epoch = progress.epoch
         progress.epoch += 1
-        distill_weight = experiment.distill.weight * sigmoid_ramp(progress.epoch, experiment.distill.ramp_epochs)
+        distill_weight = _distill_weight(experiment.distill, progress.epoch)
         what = f"epoch {progress.epoch}/{settings.epochs}"
         bar = tqdm(loader, desc=what, unit="step", disable=not accelerator.is_main_process)
         wrapped.train()
         for number, batch in enumerate(bar, start=1):
+            if experiment.distill.ramp_by == "step":
+                distill_weight = _distill_weight(experiment.distill, progress.epoch - 1 + number / len(batches))
             losses = wrapped(batch.to(accelerator.device), distill_weight=distill_weight)
             accelerator.backward(sum(losses.values()))
             if settings.clip:
@@ -167,7 +177,7 @@ def evaluate(
     tables = model.encode_catalogue()
     found = ranks(
         lambda histories: model.states(histories, tables),
-        tables,
+        {name: tables[name] for name in model.streams},
         questions,
         combine=model.ensemble,
         mask_history=experiment.train.mask_history,
@@ -190,6 +200,10 @@ def learning_rate(step: int, settings: TrainConfig, steps: int) -> float:
         return (step + 1) / settings.warmup_steps
     done = min(1.0, (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps))
     return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[settings.schedule]
+
+
+def _distill_weight(settings: DistillConfig, epochs: int | float) -> float:
+    return settings.weight * sigmoid_ramp(epochs, settings.ramp_epochs)
 
 
 def _features(experiment: Experiment, dataset: Dataset) -> ItemFeatures:

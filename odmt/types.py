@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -53,7 +53,8 @@ class Batch:
 
     `histories` index `items`, are left-padded, newest last; a padded slot holds 0 and is False in `mask`.
     Items may come in any order; like lengths side by side cost the least padding, and `make_batch` puts them so.
-    `counts` say how many slots of the batch an item fills, which is all that in-batch losses need to know of repeats.
+    `counts` say how many slots of the batch an item fills, which is all that in-batch losses need to know of repeats;
+    it is 0 for an item that is there only because it was drawn as a candidate. `draws` say how often that was.
     """
 
     items: Int[Tensor, " candidates"]
@@ -61,11 +62,13 @@ class Batch:
     histories: Int[Tensor, "batch length"]
     mask: Bool[Tensor, "batch length"]
     content: Mapping[str, Tokens]
+    draws: Int[Tensor, " candidates"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copy every tensor to `device`."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)[:-1]}
-        content = {name: tokens.to(device, non_blocking) for name, tokens in self.content.items()}
+        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        content = {name: tokens.to(device, non_blocking) for name, tokens in given.pop("content").items()}
+        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in given.items() if x is not None}
         return Batch(**moved, content=content)
 
 

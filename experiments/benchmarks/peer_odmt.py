@@ -39,7 +39,7 @@ def main(folder: Path, loss: str) -> None:
         fusion="independent",
         backbone=f"sasrec(layers={settings.layers}, heads={settings.heads})",
         item_counts=split.item_counts(),
-        candidates="batch" if loss == "in-batch" else "catalogue",
+        loss="in_batch" if loss == "in-batch" else "full",
         length=settings.length,
         dropout=settings.dropout,
     )

@@ -138,7 +138,7 @@ def plain_of(model: ODMT, workload: Workload, *, dropout: float = 0.0) -> PlainB
     """Read a model's parameters into the plain batch."""
     return PlainBatch(
         dict(model.named_parameters()),
-        model.popularity * model.log_popularity,
+        model.log_popularity,
         model.streams,
         model.length,
         edges=edges_of(workload.shape.streams),

@@ -15,35 +15,71 @@ from odmt.types import Batch, Features
 __all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
 
 
-def make_batch(histories: np.ndarray, features: Features, modalities: Sequence[str] | None = None) -> Batch:
+def make_batch(
+    histories: np.ndarray,
+    features: Features,
+    modalities: Sequence[str] | None = None,
+    *,
+    drawn: np.ndarray | None = None,
+) -> Batch:
     """Build a batch from histories of global ids [users, length], left-padded with 0, newest last.
 
     Leading columns that nobody fills are cut. `modalities` are those whose content is read, by default all. Items come
-    in the order of their number of tokens, so that the model need not pad them all to the longest.
+    in the order of their number of tokens, so that the model need not pad them all to the longest. `drawn` are the ids
+    of further candidates [any], which may repeat, for losses that ask for them.
     """
     filled = histories > 0
     first = int(filled.any(0).argmax())
     histories, filled = histories[:, first:], filled[:, first:]
-    items, inverse, counts = np.unique(histories[filled], return_inverse=True, return_counts=True)
+    events = histories[filled]
+    further = events[:0] if drawn is None else drawn
+    items, inverse = np.unique(np.concatenate([events, further]), return_inverse=True)
+    counts = np.bincount(inverse[: len(events)], minlength=len(items))
     modalities = tuple(features.widths) if modalities is None else modalities
     order = by_length(features, modalities, items)
     items, counts = items[order], counts[order]
     index = np.zeros_like(histories)
-    index[filled] = order.argsort()[inverse]
+    index[filled] = order.argsort()[inverse[: len(events)]]
     content = {name: features.gather(name, items) for name in modalities}
-    return Batch(*(torch.from_numpy(array) for array in (items, counts, index, filled)), content=content)
+    draws = None
+    if drawn is not None:
+        draws = torch.from_numpy(np.bincount(inverse[len(events) :], minlength=len(items))[order])
+    return Batch(*(torch.from_numpy(array) for array in (items, counts, index, filled)), content=content, draws=draws)
 
 
 class Collate:
-    """Turn users into a training batch; a picklable callable for DataLoader workers."""
+    """Turn users into a training batch; a picklable callable for DataLoader workers.
 
-    def __init__(self, split: LeaveTwoOut, features: Features, modalities: Sequence[str]) -> None:
+    draws, shares: how many items are drawn for each batch, and every item's chance [num_items + 1]. Which they are
+    depends on seed, epoch and the batch's first user alone.
+    """
+
+    def __init__(
+        self,
+        split: LeaveTwoOut,
+        features: Features,
+        modalities: Sequence[str],
+        batches: UserBatches,
+        *,
+        draws: int = 0,
+        shares: np.ndarray | None = None,
+    ) -> None:
         self.split = split
         self.features = features
         self.modalities = tuple(modalities)
+        self.batches = batches
+        if draws and shares is None:
+            raise ValueError(f"draws={draws} items need every item's chance: pass shares [num_items + 1]")
+        self.draws = draws
+        self.cumulated = np.zeros(1) if shares is None else shares.cumsum()
 
     def __call__(self, users: Sequence[int]) -> Batch:
-        return make_batch(self.split.training(np.asarray(users)), self.features, self.modalities)
+        histories = self.split.training(np.asarray(users))
+        return make_batch(histories, self.features, self.modalities, drawn=self._draw(users[0]) if self.draws else None)
+
+    def _draw(self, first_user: int) -> np.ndarray:
+        places = np.random.default_rng([self.batches.seed, self.batches.epoch, first_user, 2]).random(self.draws)
+        return self.cumulated.searchsorted(places * self.cumulated[-1], side="right")
 
 
 class UserBatches(Sampler[list[int]]):
@@ -76,9 +112,19 @@ class UserBatches(Sampler[list[int]]):
 
 
 def training_loader(
-    split: LeaveTwoOut, features: Features, modalities: Sequence[str], batches: UserBatches, *, workers: int = 0
+    split: LeaveTwoOut,
+    features: Features,
+    modalities: Sequence[str],
+    batches: UserBatches,
+    *,
+    workers: int = 0,
+    draws: int = 0,
+    shares: np.ndarray | None = None,
 ) -> DataLoader[Batch]:
-    """Load the training batches of an epoch; set `batches.epoch` before each pass."""
-    collate = Collate(split, features, modalities)
+    """Load the training batches of an epoch; set `batches.epoch` before each pass.
+
+    draws: items drawn for each batch as further candidates, each by its chance in `shares` [num_items + 1].
+    """
+    collate = Collate(split, features, modalities, batches, draws=draws, shares=shares)
     users = range(split.num_users)
     return DataLoader(users, batch_sampler=batches, collate_fn=collate, num_workers=workers)  # pyright: ignore[reportArgumentType]

@@ -115,14 +115,34 @@ def test_id_table_starts_as_a_copy_of_content(features: ItemFeatures) -> None:
     with torch.no_grad():
         model.id_table.weight.zero_()
     assert features.gather("text", [1]).values.any()
-    with pytest.raises(ValueError, match="one width"):
-        make_model(features, id_init="mean")
 
 
-@pytest.mark.parametrize("fusion", ["imt(layers=1, heads=1)", "imt(layers=3, heads=4)", "independent", "sum"])
+def test_id_table_starts_as_the_mean_of_what_pca_makes_alike(features: ItemFeatures) -> None:
+    narrow = np.stack([features.gather("text", [item]).values[0, 0].numpy() for item in range(1, NUM_ITEMS + 1)])
+    wide = np.concatenate([2 * narrow @ np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0], narrow], axis=1)
+    arrays = {"text": narrow[:, None], "image": wide[:, None].astype("float32")}
+    model = make_model(ItemFeatures.from_arrays(NUM_ITEMS, **arrays), id_init="mean")
+    rest = 2 * model.id_table.weight[1:].detach().double() - torch.from_numpy(narrow)
+    assert rest.shape == (NUM_ITEMS, 6)
+    # the six directions hold all that the twelve numbers tell: distances between items are theirs
+    centred = torch.from_numpy(wide - wide.mean(0)).double()
+    torch.testing.assert_close(torch.cdist(rest, rest), torch.cdist(centred, centred), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(rest.T @ rest, torch.diag((rest.T @ rest).diag()), rtol=0, atol=1e-2)
+
+
+FUSED = [
+    "imt(layers=1, heads=1)",
+    "imt(layers=3, heads=4)",
+    "imt(text_sees_id=True, isolated=True)",
+    "imt(token_types=True, pre_norm=True, summary='mean')",
+    "independent",
+]
+
+
+@pytest.mark.parametrize("fusion", FUSED)
 @pytest.mark.parametrize("streams", [("id",), ("text",), ("id", "text"), ("image", "id"), ("id", "text", "image")])
 def test_every_fusion_trains_on_any_streams(features: ItemFeatures, fusion: str, streams: tuple[str, ...]) -> None:
-    model = make_model(features, fusion=fusion, streams=streams)
+    model = make_model(features, fusion=fusion, streams=streams, item_counts=np.ones(NUM_ITEMS + 1))
     assert isinstance(model.fusion, Fusion)
     losses = model(make_batch(HISTORIES, features, model.modalities))
     losses["ranking"].backward()

@@ -3,11 +3,15 @@ histories must change nothing but time."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from odmt import ODMT, DistillationGraph, ItemFeatures, make_batch
+from odmt.config import parse
+from odmt.pretrained import build_model
 from tests.parity import reference
 
 NUM_ITEMS, LENGTH, LAYERS, HEADS = 14, 6, 2, 2
@@ -39,6 +43,34 @@ def content_of(features: ItemFeatures, item: int) -> dict[str, torch.Tensor]:
     return {name: tokens.values[0][tokens.mask[0]].double() for name, tokens in gathered.items()}
 
 
+def test_the_paper_preset_is_the_release() -> None:
+    """What `--ablation paper` builds, over the streams and edges of the release's three-stream setting."""
+    torch.manual_seed(2)
+    features = make_features(np.random.default_rng(2))
+    edges = ("id -> text", "id -> image", "ensemble -> id")
+    flags = ["--dataset", "x", "--ablation", "paper", "--model.streams", "id", "text", "image", "--model.dim", "8"]
+    flags += ["--data.length", str(LENGTH), "--distill.graph", *edges, "--model.dropout", "0.0"]
+    experiment = parse(flags, configs=Path("experiments/configs"))
+    counts = np.arange(NUM_ITEMS + 1) + 1
+    ours = build_model(experiment, features, item_counts=counts).double()
+    found = ours(make_batch(np.array([[0] * (7 - len(s)) + s for s in SEQUENCES]), features))
+    ranking, distill = reference.losses(
+        dict(ours.named_parameters()),
+        SEQUENCES,
+        {item: content_of(features, item) for item in range(NUM_ITEMS + 1)},
+        torch.from_numpy(counts / counts.sum()).log(),
+        length=LENGTH,
+        layers=2,
+        heads=2,
+        text_sees_id=False,
+        edges=[tuple(edge.split(" -> ")) for edge in edges],
+        temperature=0.5,
+        loss="ce",
+    )
+    torch.testing.assert_close(found["ranking"], ranking, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found["distill"], distill, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("text_sees_id", [False, True])
 @pytest.mark.parametrize(("loss", "temperature"), [("ce", 0.5), ("kl", 2.0)])
 def test_loss_and_every_gradient_equal_the_reference(loss: str, temperature: float, text_sees_id: bool) -> None:
@@ -54,7 +86,7 @@ def test_loss_and_every_gradient_equal_the_reference(loss: str, temperature: flo
         backbone=f"sasrec(layers={LAYERS}, heads={HEADS})",
         distill=DistillationGraph(*EDGES, temperature=temperature, loss=loss),
         item_counts=counts,
-        popularity=0.5,
+        loss="in_batch(popularity=0.5)",
     ).double()
     with torch.no_grad():
         for parameter in ours.parameters():

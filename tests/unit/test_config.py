@@ -126,7 +126,7 @@ trees = st.fixed_dictionaries(
     }
 )
 models = st.fixed_dictionaries(
-    {"popularity": rates, "backbone": st.just("sasrec(layers=3)"), "id_init": st.just("mean")}
+    {"id_min_count": st.integers(0, 99), "backbone": st.just("sasrec(layers=3)"), "id_init": st.just("mean")}
 )
 graphs = st.lists(st.sampled_from(["id -> text", "text -> id", "ensemble -> id"]), unique=True).map(tuple)
 distills = st.fixed_dictionaries({"graph": graphs, "temperature": rates, "loss": st.sampled_from(["ce", "kl"])})
@@ -180,9 +180,9 @@ def test_flatten_writes_what_a_command_line_would() -> None:
             "Error parsing --model.dim: invalid literal for int() with base 10: 'wide'",
         ),
         (
-            "--distill.loss=mse",
-            "distill: {loss: mse}",
-            "invalid choice 'mse' for argument '--distill.loss'. Expected one of ('ce', 'kl').",
+            "--distill.ramp-by=month",
+            "distill: {ramp_by: month}",
+            "invalid choice 'month' for argument '--distill.ramp-by'. Expected one of ('epoch', 'step').",
         ),
     ],
 )
@@ -283,9 +283,21 @@ def test_a_dataset_is_needed(configs: Path) -> None:
         ),
         (["--data.features", "tfidf"], "data.features: 'tfidf' should read like text=tfidf, each name once"),
         (["--data.max-tokens", "text=0"], "data.max_tokens: text=0 is no number above 0; write text=30"),
+        (["--model.hide", "text=1.5"], "model.hide: text=1.5 names no stream, or a rate that is not from 0 to below 1"),
+        (["--model.hide", "text=often"], "model.hide: text=often is no number; write text=0.2"),
         (
-            ["--model.candidates", "catalogue"],
-            "model.candidates=catalogue leaves no logits to distil; write --distill.graph with no edges",
+            ["--distill.loss", "mse"],
+            "distill.loss: unknown distillation loss 'mse'; there is ce, kl, dkd, ranking "
+            "(a class of your own is written package.module:Name)",
+        ),
+        (
+            ["--model.join", "sum(at='item')"],
+            "distill.graph: 'id -> text' names id and text, but the streams are item, ensemble; "
+            "write --distill.graph with the edges you want, or with none",
+        ),
+        (
+            ["--model.loss", "full"],
+            "model.loss=full leaves no logits to distil; write --distill.graph with no edges",
         ),
         (["--data.max-tokens", "imag=9"], "data.max_tokens names 'imag'; did you mean 'image'?"),
     ],
@@ -295,7 +307,7 @@ def test_what_types_cannot_say_is_checked_before_anything_runs(argv: list[str], 
 
 
 def test_edges_between_the_outputs_of_a_fusion_of_ones_own_are_left_to_the_model() -> None:
-    model = ModelConfig(fusion="odmt.fusion:SumFusion")
+    model = ModelConfig(fusion="odmt.fusion:Independent")
     check(replace(Experiment("sample"), model=model, distill=DistillConfig(graph=("ensemble -> item",))))
 
 

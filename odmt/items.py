@@ -1,0 +1,216 @@
+"""Items as vectors: by id and by content, through a fusion, each item of a call encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from odmt.data.tokens import by_length
+from odmt.fusion import FUSIONS, mean_of_tokens
+from odmt.id_table import start_of_ids
+from odmt.joins import JOINS, Join
+from odmt.parts import item_parts
+from odmt.spec import parse_call
+from odmt.types import Features, Fusion, Int, Streams, Tensor, Tokens
+
+__all__ = ["CONTEXT", "FIXED", "ItemEncoder", "build_component", "evaluating"]
+
+CONTEXT = ("dim", "dropout", "length", "widths", "streams", "num_items")
+"""What a component's constructor may ask for beside its own arguments."""
+FIXED = ("dim", "length", "widths", "streams", "num_items")
+"""Of these, what must be the same in all components, so that no call may set it."""
+
+
+class ItemEncoder(nn.Module):
+    """Turn items into one vector per stream.
+
+    features: stored token features of the catalogue; without any modality, only the id stream exists.
+    streams: what enters the fusion, a subset of "id" and the features' modalities; by default all of them.
+    fusion: a component call, "imt(layers=2)", or a module of your own (see `odmt.types.Fusion`).
+    join: "none", or a component call of `odmt.joins`, "sum(at='item')", which makes one stream of all.
+    id_init: start of the id table: "random" (xavier), or the first tokens of one modality, or "mean" of all modalities
+        (copied; the table takes their width, the smallest where they differ, by PCA).
+    hide: per stream, the share of items of a batch that training shows without it (modality dropout); never all that an
+        item has.
+    id_min_count: ids of items with fewer training events are hidden, in training and after it.
+    item_counts: [num_items + 1] how often each item occurs in training; `id_min_count` needs it.
+
+    Where an id is hidden, a vector made of the item's content stands in for it: a learned one, plus one linear map per
+    modality of the mean of its tokens. That is what the id stream knows of an item that training never saw.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        *,
+        streams: Sequence[str] = (),
+        dim: int = 128,
+        fusion: str | Fusion = "imt(layers=2, heads=2)",
+        join: str = "none",
+        id_init: str = "random",
+        hide: Mapping[str, float] | None = None,
+        id_min_count: int = 0,
+        item_counts: np.ndarray | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.inputs = _checked_streams(streams, features)
+        self.modalities = tuple(name for name in self.inputs if name != "id")
+        self.features = features
+        self.num_items = features.num_items
+        self.hide = _checked_rates(hide or {}, self.inputs)
+        if "id" in self.inputs:
+            self.id_table = start_of_ids(id_init, features, dim)
+        elif id_init != "random":
+            raise ValueError(f"id_init={id_init!r}, but 'id' is not among the streams {', '.join(self.inputs)}")
+        self.id_known: Tensor
+        self.register_buffer("id_known", _known(item_counts, id_min_count, self.num_items))
+        self.stands_in = bool(self.hide.get("id") or id_min_count)
+        if self.stands_in:
+            self._make_stand_in(id_min_count)
+        widths = {
+            name: self.id_table.weight.shape[1] if name == "id" else features.widths[name] for name in self.inputs
+        }
+        context = {"dim": dim, "dropout": dropout, "widths": widths}
+        fusion = build_component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
+        self.fusion = checked_module(fusion, "fusion")
+        fused: tuple[str, ...] = tuple(self.fusion.streams)  # pyright: ignore[reportArgumentType]
+        self.join: Join | None = (
+            None if join == "none" else build_component(join, JOINS, "join", {"dim": dim, "streams": fused})
+        )
+        self.vectors = fused
+        """Streams that a call of `encode` gives."""
+        if self.join is not None:
+            self.vectors = (self.join.at,) if self.join.at == "item" and not self.join.keep else (*fused, self.join.at)
+
+    @property
+    def device(self) -> torch.device:
+        return self.id_known.device
+
+    def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens] | None = None) -> Streams:
+        """Turn items (global ids) into one vector per stream, [items, dim]; `content` saves reading their features
+        again.
+        """
+        if content is None:
+            wanted = items.cpu().numpy()
+            content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
+        dtype = next(self.parameters()).dtype
+        tokens = {name: Tokens(given.values.to(dtype), given.mask) for name, given in content.items()}
+        tokens = {name: self._ids(items) if name == "id" else tokens[name] for name in self.inputs}
+        if self.training and self.hide:
+            tokens = self._hidden(tokens)
+        if self.stands_in:
+            tokens["id"] = self._stand_in(tokens)
+        made = [self._fuse(part) for part in item_parts(tokens)]
+        return {name: torch.cat([vectors[name] for vectors in made]) for name in self.vectors}
+
+    @torch.inference_mode()
+    def encode_catalogue(self, chunk: int = 2048) -> Streams:
+        """Encode every item once, without dropout: per stream [num_items + 1, dim], row 0 (padding) zero.
+
+        Chunks are cut from the catalogue in the order of lengths, so the numbers do not depend on who asks for them.
+        """
+        ids = 1 + torch.from_numpy(by_length(self.features, self.modalities, np.arange(1, self.num_items + 1)))
+        with evaluating(self):
+            parts = [self.encode(some) for some in ids.to(self.device).split(chunk)]
+        zero = {name: torch.zeros_like(table[:1]) for name, table in parts[0].items()}
+        tables = {name: torch.cat([zero[name], *(part[name] for part in parts)]) for name in self.vectors}
+        back = torch.cat([torch.zeros_like(ids[:1]), ids]).argsort().to(self.device)
+        return {name: table[back] for name, table in tables.items()}
+
+    def _ids(self, items: Tensor) -> Tokens:
+        # For all items at once, because every look-up has a gradient of the whole table's size.
+        return Tokens(self.id_table(items)[:, None], self.id_known[items][:, None])
+
+    def _fuse(self, tokens: Mapping[str, Tokens]) -> Streams:
+        values, masks = ({name: getattr(given, what) for name, given in tokens.items()} for what in ("values", "mask"))
+        vectors = self.fusion(values, masks)
+        return vectors if self.join is None else {**vectors, self.join.at: self.join(vectors)}
+
+    def _hidden(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
+        """Hide streams of items at random, each by its rate, unless nothing of an item would be left."""
+        there = {name: given.mask.any(1) for name, given in tokens.items()}
+        chance = {name: torch.rand(len(mask), device=mask.device) for name, mask in there.items() if name in self.hide}
+        shown = {
+            name: mask & (chance[name] >= self.hide[name]) if name in chance else mask for name, mask in there.items()
+        }
+        nothing = ~torch.stack(list(shown.values())).any(0)
+        return {
+            name: Tokens(given.values, given.mask & (shown[name] | nothing)[:, None]) for name, given in tokens.items()
+        }
+
+    def _make_stand_in(self, id_min_count: int) -> None:
+        if "id" not in self.inputs or not self.modalities:
+            raise ValueError(
+                f"hide={dict(self.hide)}, id_min_count={id_min_count}: where an id is hidden content stands in, so "
+                f"that 'id' and a modality are needed among the streams, which are {', '.join(self.inputs)}"
+            )
+        width = self.id_table.weight.shape[1]
+        self.id_unknown = nn.Parameter(torch.zeros(width))
+        self.id_of_content = nn.ModuleDict(
+            {name: nn.Linear(self.features.widths[name], width, bias=False) for name in self.modalities}
+        )
+
+    def _stand_in(self, tokens: Mapping[str, Tokens]) -> Tokens:
+        ids = tokens["id"]
+        made = self.id_unknown
+        for name, layer in self.id_of_content.items():
+            made = made + layer(mean_of_tokens(tokens[name].values, tokens[name].mask))
+        values = torch.where(ids.mask[..., None], ids.values, made.to(ids.values.dtype)[:, None])
+        return Tokens(values, torch.ones_like(ids.mask))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and leave every submodule as it was, whatever happens in between."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def build_component(text: str, known: Mapping[str, str], kind: str, context: Mapping[str, object]) -> Any:
+    """Build what a component call names; arguments that it leaves out and its constructor asks for are of `context`."""
+    call = parse_call(text, known=known, kind=kind)
+    call.check(context, fixed=FIXED)
+    return call.build(**context)
+
+
+def checked_module(made: object, what: str) -> nn.Module:
+    """Refuse what is no torch module: it would not be trained or saved."""
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{what} is a {type(made).__name__}, not a torch module: it would not be trained or saved")
+    return made
+
+
+def _checked_streams(streams: Sequence[str], features: Features) -> tuple[str, ...]:
+    known = ("id", *features.widths)
+    for name in streams:
+        if name not in known:
+            raise ValueError(f"stream {name!r} has no features; there are: {', '.join(known)}")
+    return tuple(streams) or known
+
+
+def _checked_rates(rates: Mapping[str, float], streams: Sequence[str]) -> dict[str, float]:
+    for name, rate in rates.items():
+        if name not in streams:
+            raise ValueError(f"hide names the stream {name!r}, but the streams are: {', '.join(streams)}")
+        if not 0 <= rate < 1:
+            raise ValueError(f"hide: {name}={rate} is out of range; it is at least 0 and below 1")
+    return {name: rate for name, rate in rates.items() if rate}
+
+
+def _known(item_counts: np.ndarray | None, at_least: int, num_items: int) -> Tensor:
+    if at_least == 0:
+        return torch.ones(num_items + 1, dtype=torch.bool)
+    if item_counts is None:
+        raise ValueError(f"id_min_count={at_least} needs item_counts, how often each item occurs in training")
+    return torch.from_numpy(item_counts >= at_least)

@@ -1,0 +1,179 @@
+"""The tree of settings: what can be written in YAML and on the command line, with defaults and explanations.
+
+`odmt.config` fills it and checks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from odmt.flags import ConfigError, read_pairs
+
+__all__ = ["DataConfig", "DistillConfig", "Experiment", "ModelConfig", "TrainConfig"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how much of it."""
+
+    root: str = "data"
+    """Folder of the dataset folders; `--dataset NAME` means ROOT/NAME unless NAME is itself a path."""
+    length: int = 10
+    """Events a user state is computed from. Histories are cut to the newest LENGTH + 3 before the split."""
+    features: tuple[str, ...] = ()
+    """Which features to read where a modality has several, as MODALITY=KEY or MODALITY=ENCODER: text=tfidf."""
+    max_tokens: tuple[str, ...] = ()
+    """Most tokens read per item, as MODALITY=NUMBER: text=30 image=50. Without it, all that are stored."""
+    workers: int = 0
+    """Processes that prepare batches; 0 prepares them in the training process."""
+
+    def selected_features(self) -> dict[str, str]:
+        """Read `features` as {modality: key or encoder}."""
+        return read_pairs(self.features, "data.features", "text=tfidf")
+
+    def token_limits(self) -> dict[str, int]:
+        """Read `max_tokens` as {modality: number}."""
+        pairs = read_pairs(self.max_tokens, "data.max_tokens", "text=30")
+        for modality, number in pairs.items():
+            if not (number.isdecimal() and int(number) > 0):
+                raise ConfigError(f"data.max_tokens: {modality}={number} is no number above 0; write {modality}=30")
+        return {modality: int(number) for modality, number in pairs.items()}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained. A component is written as a call, and may be your own: "my_pkg.nets:Mamba(state=16)"."""
+
+    streams: tuple[str, ...] = ("id", "text")
+    """What an item is seen through: id and any modality with features; each is a head unless the fusion joins them."""
+    dim: int = 128
+    """Width of item vectors and user states."""
+    fusion: str = "imt(layers=2, heads=2)"
+    """How the streams of an item inform each other: imt (ID-aware transformer), independent (not at all)."""
+    join: str = "none"
+    """Where streams become one: none (only scores are combined), or sum, concat, gated, attention, as "sum(at='item')"
+    (early) or "gated(at='user', keep=True)" (middle; the joined streams stay heads beside it)."""
+    backbone: str = "sasrec(layers=2, heads=2)"
+    """Sequence model; every stream has one of its own."""
+    loss: str = "in_batch(popularity=1.0)"
+    """What a target competes with: in_batch, corrected for popularity; sampled(draws=512); gbce(draws=256, t=0.75);
+    full, the whole catalogue (ids and small catalogues, no distillation)."""
+    ensemble: str = "mean"
+    """How streams' scores are combined: mean, or weighted (a trained weight per stream)."""
+    dropout: float = 0.1
+    """Dropout wherever a component's call does not set its own."""
+    id_init: str = "random"
+    """What the id table starts from: random, the first token of a modality (text, image, ...), or the mean of all."""
+    hide: tuple[str, ...] = ()
+    """Share of a batch's items that are trained on without a stream, as STREAM=RATE: id=0.2 text=0.1."""
+    id_min_count: int = 0
+    """Ids of items with fewer training events are hidden; their content stands in."""
+
+    def hide_rates(self) -> dict[str, float]:
+        """Read `hide` as {stream: rate}."""
+        rates = {}
+        for stream, rate in read_pairs(self.hide, "model.hide", "id=0.2").items():
+            try:
+                rates[stream] = float(rate)
+            except ValueError as error:
+                raise ConfigError(f"model.hide: {stream}={rate} is no number; write {stream}=0.2") from error
+        return rates
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Which streams teach which while they train."""
+
+    graph: tuple[str, ...] = ("id -> text", "ensemble -> id")
+    """Edges "teacher -> student", or "a <-> b", between streams; "ensemble" may teach; an edge may have a loss of its
+    own: "ensemble -> id: kl(weight=0.5, detach=True)". No edges: no distillation."""
+    temperature: float = 0.5
+    """Softmax temperature of teacher and student, for edges that set none."""
+    loss: str = "ce"
+    """Loss of edges that name none: ce, kl, dkd(alpha=1.0, beta=2.0), ranking(top=10)."""
+    detach: bool = False
+    """Keep the gradient out of the teachers, for edges that do not say. The published method lets it in."""
+    weight: float = 1.0
+    """Weight of the distillation loss once it is ramped up."""
+    ramp_epochs: float = 50.0
+    """Epochs over which the weight rises, slowly at first; 0 gives the full weight from the start."""
+    ramp_by: Literal["epoch", "step"] = "epoch"
+    """Whether it rises once per epoch, as released, or with every step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it is trained; the checkpoint with the best validation NDCG@10 of the ensemble is the result."""
+
+    epochs: int = 40
+    """Most passes over the users."""
+    batch_size: int = 256
+    """Users per batch, shared among the processes."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.1
+    """Weight decay of AdamW."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Learning rate after the warm-up: as it is, or falling to 0 at the last epoch."""
+    clip: float = 5.0
+    """Largest norm of the gradient; larger ones are scaled down. 0 leaves all as they are."""
+    patience: int = 5
+    """Epochs without a better validation score before training stops; 0 never stops early."""
+    bf16: bool = False
+    """Multiply matrices in bfloat16."""
+    compile: bool = False
+    """Let torch.compile make kernels of the transformer blocks: minutes at first, and no gain on most CPUs."""
+    eval_users: int = 0
+    """Users validated after an epoch, a fixed random choice; 0 takes all. The test takes all users in any case."""
+    mask_history: bool = True
+    """Keep the items of a user's own history out of the ranking."""
+    repeats: Literal["rank", "miss"] = "rank"
+    """A target that the history holds already is ranked like any other, or always a miss (the released evaluation)."""
+    log_every: int = 50
+    """Steps between two lines of losses in metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Train a recommender on a dataset folder and test the best epoch once.
+
+    Later sources win: defaults, the dataset's YAML, --ablation files in order, the command line.
+    """
+
+    dataset: str
+    """Dataset folder: a name under --data.root, or a path."""
+    name: str | None = None
+    """Name of the run. By default DATASET-ABLATIONS-sSEED."""
+    ablation: tuple[str, ...] = field(default=(), compare=False)
+    """YAML files laid on top, in this order: names in experiments/ablations or experiments/configs, or paths."""
+    config: str | None = field(default=None, compare=False)
+    """YAML file to start from. By default the one in experiments/configs named like the dataset, if there is one."""
+    output: str = "runs"
+    """Folder of the run folders."""
+    seed: int = 1
+    """Seed of initial weights, batches and dropout."""
+    overwrite: bool = field(default=False, compare=False)
+    """Replace the run folder if it exists."""
+    resume: bool = field(default=False, compare=False)
+    """Go on from the last checkpoint in the run folder."""
+    trackers: tuple[str, ...] = ()
+    """Where accelerate logs besides metrics.jsonl: tensorboard, wandb, ..."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def folder(self) -> Path:
+        """Give the run's folder, OUTPUT/NAME."""
+        return Path(self.output) / (self.name or self.default_name)
+
+    @property
+    def default_name(self) -> str:
+        """Name the run after its dataset, ablations and seed."""
+        ablations = "+".join(Path(name).name.removesuffix(".yaml") for name in self.ablation)
+        return "-".join(part for part in (Path(self.dataset).absolute().name, ablations, f"s{self.seed}") if part)
