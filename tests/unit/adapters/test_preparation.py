@@ -553,7 +553,7 @@ def test_a_stopped_preparation_leaves_nothing(tmp_path: Path, stage: str, with_s
         wait_until(lambda: (tmp_path / "reached").exists())
         assert [p.name for p in tmp_path.glob(".out.partial-*")]
         os.killpg(process.pid, with_signal) if with_signal == signal.SIGINT else process.send_signal(with_signal)
-        assert process.wait(timeout=20) == (130 if with_signal == signal.SIGINT else -with_signal)
+        assert process.wait(timeout=120) == (130 if with_signal == signal.SIGINT else -with_signal)
     finally:
         process.kill()
     wait_until(lambda: not list(tmp_path.glob(".*")))
