@@ -27,7 +27,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim={dim} is not divisible by heads={heads}; choose heads among the divisors of dim")
         self.heads = heads
         self.dropout = dropout
@@ -169,6 +169,8 @@ def compile_blocks(model: nn.Module) -> None:
     """
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     if not blocks:
-        raise ValueError("compiling is for transformer blocks (fusion 'imt', backbone 'sasrec'); this model has none")
+        raise ValueError(
+            "compiling is for transformer blocks (fusion 'imt', backbones 'sasrec', 'bert4rec'); this model has none"
+        )
     for block in blocks:
         block.compile(dynamic=True)

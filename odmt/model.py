@@ -86,6 +86,11 @@ class ODMT(ItemEncoder):
         self.backbones = nn.ModuleDict({name: _backbone(backbone, context) for name in read})
         if len(set(self.backbones.values())) < len(read):
             raise ValueError("backbone() returned the same module twice; make a new one at each call")
+        self.hide_rates = {getattr(made, "hide_rate", None) for made in self.backbones.values()}
+        if len(self.hide_rates) > 1:
+            raise ValueError(
+                f"backbones hide different shares of events, {self.hide_rates}: rows would not be the same"
+            )
         self.join_states = build_component(join, JOINS, "join", {"dim": dim, "streams": read}) if at_user else None
         self.loss: RankingLoss | FullSoftmax = build_component(loss, LOSSES, "loss", {"num_items": self.num_items})
         self.distill = distill or DistillationGraph()
@@ -148,8 +153,7 @@ class ODMT(ItemEncoder):
 
     def _hidden_events(self, mask: Bool[Tensor, "users length"]) -> Bool[Tensor, "users length"] | None:
         """Draw the events that backbones which learn from hidden ones are to guess, at least one per user."""
-        rates = {getattr(backbone, "hide_rate", None) for backbone in self.backbones.values()}
-        (rate,) = rates
+        rate = next(iter(self.hide_rates))
         if rate is None:
             return None
         hidden = mask & (torch.rand(mask.shape, device=mask.device) < rate)

@@ -38,7 +38,7 @@ from odmt.pretrained import build_model, load_weights, save_pretrained, save_wei
 from odmt.run_folder import RunFolder, flat, write_whole
 from odmt.types import Questions, Tensor
 
-__all__ = ["Progress", "evaluate", "fit", "learning_rate", "run"]
+__all__ = ["Progress", "evaluate", "features_of", "fit", "learning_rate", "run"]
 
 SELECTED_BY = "NDCG@10"
 """The epoch is chosen by this metric of the ensemble on validation; the test set is scored once, at the end."""
@@ -71,7 +71,7 @@ def run(experiment: Experiment) -> Path:
     dataset = open_dataset(find_dataset(experiment.dataset, experiment.data.root))
     set_seed(experiment.seed)
     split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
-    features = _features(experiment, dataset)
+    features = features_of(experiment, dataset)
     model = build_model(experiment, features, item_counts=split.item_counts())
     folder = RunFolder(experiment.folder)
     if accelerator.is_main_process:  # only now: what was asked for can be done
@@ -206,7 +206,8 @@ def _distill_weight(settings: DistillConfig, epochs: int | float) -> float:
     return settings.weight * sigmoid_ramp(epochs, settings.ramp_epochs)
 
 
-def _features(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
+def features_of(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
+    """Open the features that an experiment reads; settings of modalities that it leaves out do not concern it."""
     modalities = [name for name in experiment.model.streams if name != "id"]
     select, limits = experiment.data.selected_features(), experiment.data.token_limits()
     return open_features(

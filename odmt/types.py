@@ -115,6 +115,11 @@ class Backbone(Protocol):
 
     A backbone may also have a method `newest(x, mask) -> [batch, dim]` that gives the last row of its output for less
     work; evaluation calls it where it is there.
+
+    One that looks both ways is trained by hiding events from it (Cloze, arXiv 1904.06690). It has a number `hide_rate`,
+    the share of events to hide, is called with all events of a history as `(x, mask, hidden)`, hidden [batch, length]
+    bool, and gives states at hidden rows that know everything but what is hidden; its `newest` gives the state of an
+    event to come.
     """
 
     def __call__(

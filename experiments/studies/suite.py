@@ -24,11 +24,11 @@ from typing import Any, Literal
 import yaml
 
 from odmt.config import ConfigError, Experiment, parse
-from odmt.data.features import open_features
 from odmt.data.format import Dataset
 from odmt.flags import UniqueKeyLoader
 from odmt.run_folder import RunFolder
 from odmt.spec import did_you_mean
+from odmt.training import features_of
 
 __all__ = ["PlannedRun", "Suite", "SuiteError", "Variant", "plan", "read_suite"]
 
@@ -96,10 +96,8 @@ class PlannedRun:
         files = RunFolder(self.folder)
         if not files.experiment.is_file():
             return None
-        modalities = [name for name in self.experiment.model.streams if name != "id"]
-        select = {name: key for name, key in self.experiment.data.selected_features().items() if name in modalities}
         try:
-            keys = open_features(dataset, modalities, select=select).keys
+            keys = features_of(self.experiment, dataset).keys
             files.check_same(self.experiment, {"dataset": dataset.fingerprint, "features": json.dumps(keys)})
         except ValueError as error:
             return str(error)

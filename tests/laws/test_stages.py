@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from odmt import ODMT, DistillationGraph, ItemFeatures, make_batch
+from odmt import ODMT, BERT4Rec, DistillationGraph, ItemFeatures, SASRec, make_batch
 from tests.laws.test_model_laws import HISTORIES, NUM_ITEMS, make_model
 
 JOINS = ["sum", "concat", "gated", "attention"]
@@ -200,3 +200,27 @@ def test_trained_weights_start_at_the_mean_and_learn(features: ItemFeatures, joi
     losses["ensemble"].backward(retain_graph=True)
     assert all((weight.grad != 0).all() for weight in model.ensemble.log_weights.values())
     assert (model.id_table.weight.grad is not None) is joint
+
+
+@pytest.mark.parametrize("join", ["none", "sum(at='user')"])
+def test_a_backbone_that_looks_both_ways_learns_from_hidden_events(features: ItemFeatures, join: str) -> None:
+    """Users prefer one of two kinds of items; after a few steps, their next item's kind ranks first."""
+    kinds = np.array([[2, 4, 6, 8, 10], [1, 3, 5, 7, 9], [12, 14, 16, 18, 4], [11, 13, 15, 17, 3]])
+    model = make_model(features, fusion="independent", join=join, backbone="bert4rec(layers=1)", dropout=0.0)
+    batch = make_batch(np.concatenate([np.zeros_like(kinds[:, :1]), kinds], axis=1), features)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses.append(model(batch)["ranking"])
+        losses[-1].backward()
+        optimizer.step()
+    assert torch.stack(losses[-10:]).mean() < 0.75 * torch.stack(losses[:10]).mean()
+    scores = model.ensemble(model.score(torch.from_numpy(kinds[:, :4]), model.encode_catalogue()))
+    assert (scores.gather(1, torch.from_numpy(kinds[:, 4:])).squeeze(1) > scores.median(1).values).all()
+
+
+def test_backbones_that_hide_different_shares_are_refused(features: ItemFeatures) -> None:
+    made = iter([SASRec(8, length=6), BERT4Rec(8, length=6), SASRec(8, length=6)])
+    with pytest.raises(ValueError, match="backbones hide different shares of events"):
+        make_model(features, backbone=lambda: next(made))
