@@ -14,13 +14,15 @@ import traceback
 from pathlib import Path
 
 from odmt.config import parse
-from odmt.training import run
 
 
 def main() -> None:
     """Parse the command line and train; wrong input ends in one line that says what to do, not in a traceback."""
     try:
-        run(parse(sys.argv[1:], configs=Path(__file__).parent / "configs"))
+        experiment = parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
+        from odmt.training import run  # brings torch, which --help can do without
+
+        run(experiment)
     except OSError as error:
         sys.exit(f"error: {error}; when that is mended (room on the disk, say), the same command with --resume goes on")
     except (ValueError, FloatingPointError) as error:

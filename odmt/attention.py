@@ -79,8 +79,7 @@ class Attention(nn.Module):
 class _ByHead(torch.autograd.Function):
     """Compute softmax(Q K^T / sqrt(head_dim)) V one head after the other, with batched products and no other copies.
 
-    Torch's fused kernel for CPUs takes as long in float32, twice as long with dropout, for which it is not made, and
-    four times as long in bf16.
+    Torch's fused kernel for CPUs is not made for dropout, and slower in bf16.
     """
 
     @staticmethod
@@ -157,7 +156,7 @@ class Block(nn.Module):
         return self.feed_forward_norm(x + self.dropout(self._feed(x)))
 
     def _feed(self, x: Tensor) -> Tensor:
-        # flat, because an operation in place on what is a view of a product's rows would copy them
+        # Flat, as the product itself is: its result in three dimensions is a view, which a ReLU in place would copy.
         return self.feed_forward(x.flatten(0, 1)).view_as(x)
 
 

@@ -16,15 +16,9 @@ from typing import Any
 import tyro
 import yaml
 
-from odmt.backbones import BACKBONES
+from odmt.components import BACKBONES, CONTEXT, ENSEMBLES, FIXED, FUSIONS, JOINS, LOSSES
 from odmt.data.manifest import MODALITIES
-from odmt.distill import DistillationGraph, parse_edges
-from odmt.ensembles import ENSEMBLES
 from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags
-from odmt.fusion import FUSIONS
-from odmt.items import CONTEXT, FIXED
-from odmt.joins import JOINS
-from odmt.ranking import LOSSES
 from odmt.settings import DataConfig, DistillConfig, Experiment, ModelConfig, TrainConfig
 from odmt.spec import did_you_mean, parse_call
 
@@ -149,6 +143,8 @@ def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
 
 
 def _check_distillation(experiment: Experiment) -> None:
+    from odmt.distill import DistillationGraph, parse_edges  # brings torch, which --help can do without
+
     model, distill = experiment.model, experiment.distill
     try:
         DistillationGraph(temperature=distill.temperature, loss=distill.loss, detach=distill.detach)

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from odmt.distill_losses import DISTILL_LOSSES, EdgeLoss
+from odmt.components import DISTILL_LOSSES
+from odmt.distill_losses import EdgeLoss
 from odmt.spec import parse_call
 from odmt.types import Float, Int, Tensor
 

@@ -13,15 +13,7 @@ import torch
 
 from odmt.types import Float, Int, Tensor
 
-__all__ = ["DISTILL_LOSSES", "KL", "CrossEntropy", "Decoupled", "EdgeLoss", "TopRanking"]
-
-DISTILL_LOSSES = {
-    "ce": "odmt.distill_losses:CrossEntropy",
-    "kl": "odmt.distill_losses:KL",
-    "dkd": "odmt.distill_losses:Decoupled",
-    "ranking": "odmt.distill_losses:TopRanking",
-}
-"""Short names for component strings; anything else is named by import path."""
+__all__ = ["KL", "CrossEntropy", "Decoupled", "EdgeLoss", "TopRanking"]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,7 @@ from torch import nn
 from odmt.distill import ensemble
 from odmt.types import Tensor
 
-__all__ = ["ENSEMBLES", "Mean", "Weighted"]
-
-ENSEMBLES = {"mean": "odmt.ensembles:Mean", "weighted": "odmt.ensembles:Weighted"}
-"""Short names for component strings; anything else is named by import path."""
+__all__ = ["Mean", "Weighted"]
 
 
 class Mean(nn.Module):

@@ -16,10 +16,7 @@ from odmt.attention import Block
 from odmt.dropout import Dropout
 from odmt.types import Bool, Float, Streams, Tensor
 
-__all__ = ["FUSIONS", "IDAwareTransformer", "Independent", "mean_of_tokens"]
-
-FUSIONS = {"imt": "odmt.fusion:IDAwareTransformer", "independent": "odmt.fusion:Independent"}
-"""Short names for component strings; anything else is named by import path."""
+__all__ = ["IDAwareTransformer", "Independent", "mean_of_tokens"]
 
 
 def mean_of_tokens(

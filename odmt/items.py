@@ -10,20 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from odmt.components import FIXED, FUSIONS, JOINS
 from odmt.data.tokens import by_length
-from odmt.fusion import FUSIONS, mean_of_tokens
+from odmt.fusion import mean_of_tokens
 from odmt.id_table import start_of_ids
-from odmt.joins import JOINS, Join
+from odmt.joins import Join
 from odmt.parts import item_parts
 from odmt.spec import parse_call
 from odmt.types import Features, Fusion, Int, Streams, Tensor, Tokens
 
-__all__ = ["CONTEXT", "FIXED", "ItemEncoder", "build_component", "evaluating"]
-
-CONTEXT = ("dim", "dropout", "length", "widths", "streams", "num_items")
-"""What a component's constructor may ask for beside its own arguments."""
-FIXED = ("dim", "length", "widths", "streams", "num_items")
-"""Of these, what must be the same in all components, so that no call may set it."""
+__all__ = ["ItemEncoder", "build_component", "evaluating"]
 
 
 class ItemEncoder(nn.Module):

@@ -16,15 +16,7 @@ from torch import nn
 
 from odmt.types import Float, Streams, Tensor
 
-__all__ = ["JOINS", "AttentionJoin", "Concatenate", "Gate", "Join", "Sum"]
-
-JOINS = {
-    "sum": "odmt.joins:Sum",
-    "concat": "odmt.joins:Concatenate",
-    "gated": "odmt.joins:Gate",
-    "attention": "odmt.joins:AttentionJoin",
-}
-"""Short names for component strings; anything else is named by import path."""
+__all__ = ["AttentionJoin", "Concatenate", "Gate", "Join", "Sum"]
 
 
 class Join(nn.Module):

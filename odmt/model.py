@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from odmt.backbones import BACKBONES
+from odmt.components import BACKBONES, ENSEMBLES, JOINS, LOSSES
 from odmt.distill import DistillationGraph
-from odmt.ensembles import ENSEMBLES
 from odmt.items import ItemEncoder, build_component, checked_module, evaluating
-from odmt.joins import JOINS
 from odmt.parts import user_parts
-from odmt.ranking import LOSSES, FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares
+from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares
 from odmt.softmax import softmax_loss
 from odmt.types import Backbone, Batch, Bool, Features, Float, Fusion, Int, Streams, Tensor
 

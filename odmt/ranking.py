@@ -22,7 +22,6 @@ from odmt.types import Batch, Bool, Float, Int, Tensor
 
 __all__ = [
     "GBCE",
-    "LOSSES",
     "FullSoftmax",
     "InBatch",
     "LogWeights",
@@ -32,14 +31,6 @@ __all__ = [
     "candidate_logits",
     "draw_shares",
 ]
-
-LOSSES = {
-    "in_batch": "odmt.ranking:InBatch",
-    "full": "odmt.ranking:FullSoftmax",
-    "sampled": "odmt.ranking:SampledSoftmax",
-    "gbce": "odmt.ranking:GBCE",
-}
-"""Short names for component strings; anything else is named by import path."""
 
 
 LogWeights = Callable[[slice], Tensor]

@@ -29,8 +29,11 @@ def softmax_loss(
     """Average over rows logsumexp_c(z_c + m_c) - z_target, with z = u . v - correction.
 
     log_weights: gives m of some rows, [rows, candidates]; a target's must be 0. Neither it nor the correction gets a
-    gradient. The logits of all rows are never there at once: a few rows' are made, and turned into their share of the
-    gradient while the caches hold them. Memory is that of states and items, and time that of three products.
+    gradient. With p the softmax of z + m, the gradient of u is (sum_c p_c v_c - v_target) / rows, and that of v_c the
+    sum over rows of (p_c - [c is the target]) u / rows.
+
+    The logits of all rows are never there at once: a few rows' are made, and turned into their share of the gradient
+    while the caches hold them. Memory is that of states and items, and time that of three products.
     """
     precise = torch.promote_types(states.dtype, torch.float32)
     correction = None if correction is None else correction.to(precise)

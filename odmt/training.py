@@ -73,6 +73,7 @@ def run(experiment: Experiment) -> Path:
     split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
     features = features_of(experiment, dataset)
     model = build_model(experiment, features, item_counts=split.item_counts())
+    set_seed(experiment.seed, device_specific=True)  # models start alike everywhere, but each process drops its own
     folder = RunFolder(experiment.folder)
     if accelerator.is_main_process:  # only now: what was asked for can be done
         inputs = {"dataset": dataset.fingerprint, "features": json.dumps(features.keys)}

@@ -40,11 +40,9 @@ class Tokens:
     values: Float[Tensor, "items tokens width"]
     mask: Bool[Tensor, "items tokens"]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Tokens:
+    def to(self, device: torch.device | str) -> Tokens:
         """Copy to `device`; the dtype stays as stored (fp16 in feature folders) and the model casts."""
-        return Tokens(
-            self.values.to(device, non_blocking=non_blocking), self.mask.to(device, non_blocking=non_blocking)
-        )
+        return Tokens(self.values.to(device), self.mask.to(device))
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,11 @@ class Batch:
     content: Mapping[str, Tokens]
     draws: Int[Tensor, " candidates"] | None = None
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """Copy every tensor to `device`."""
         given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        content = {name: tokens.to(device, non_blocking) for name, tokens in given.pop("content").items()}
-        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in given.items() if x is not None}
+        content = {name: tokens.to(device) for name, tokens in given.pop("content").items()}
+        moved = {name: x.to(device) for name, x in given.items() if x is not None}
         return Batch(**moved, content=content)
 
 

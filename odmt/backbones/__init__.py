@@ -10,15 +10,4 @@ from odmt.backbones.lrurec import LRURec
 from odmt.backbones.nextitnet import NextItNet
 from odmt.backbones.sasrec import SASRec
 
-__all__ = ["BACKBONES", "HSTU", "BERT4Rec", "GRU4Rec", "LRURec", "NextItNet", "SASRec"]
-
-BACKBONES = {
-    "sasrec": "odmt.backbones.sasrec:SASRec",
-    "gru4rec": "odmt.backbones.gru4rec:GRU4Rec",
-    "nextitnet": "odmt.backbones.nextitnet:NextItNet",
-    "bert4rec": "odmt.backbones.bert4rec:BERT4Rec",
-    "hstu": "odmt.backbones.hstu:HSTU",
-    "lrurec": "odmt.backbones.lrurec:LRURec",
-    "huggingface": "odmt.backbones.huggingface:huggingface",
-}
-"""Short names for component strings; anything else is named by import path, as in "my_pkg.nets:Mamba(state=16)"."""
+__all__ = ["HSTU", "BERT4Rec", "GRU4Rec", "LRURec", "NextItNet", "SASRec"]

@@ -117,7 +117,7 @@ def by_length(features: Features, modalities: Sequence[str], items: np.ndarray) 
 
 
 def _read_only_what_is_asked_for(values: np.ndarray) -> None:
-    # around every page that is missing the system reads a stretch of the file, fifty times what a batch needs
+    # around every page that is missing the system reads a long stretch of the file, of which a batch needs little
     mapped = getattr(values, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_RANDOM"):
         mapped.madvise(mmap.MADV_RANDOM)

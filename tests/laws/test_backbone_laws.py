@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from odmt.backbones import BACKBONES
 from odmt.backbones.huggingface import TESTED
+from odmt.components import BACKBONES
 from odmt.spec import parse_call
 
 DIM, LENGTH = 16, 9

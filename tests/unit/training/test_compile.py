@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from odmt import ODMT, ItemFeatures, make_batch
-from odmt.attention import compile_blocks
+from odmt.attention import Attention, Block, compile_blocks
 
 ROOT = Path(__file__).parents[3]
 
@@ -35,7 +35,7 @@ def compare() -> None:
         dim=8,
         length=6,
         dropout=0.0,
-        fusion="independent",
+        fusion="imt(layers=1)",
         backbone="sasrec(layers=1)",
     )
     batches = [make_batch(rng.integers(1, 21, size=(users, 5)), features) for users in (3, 5)]
@@ -43,7 +43,16 @@ def compare() -> None:
     compile_blocks(model)
     compiled = [step(model, histories) for histories in batches]
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
-    assert any(torch._dynamo.utils.counters["frames"].values())  # it did compile
+    counters = torch._dynamo.utils.counters
+    assert any(counters["frames"].values())  # it did compile,
+    assert not counters["graph_break"]  # and in one piece
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.dropout = 0.3
+        if isinstance(module, Block):
+            module.compile(dynamic=True, backend="eager")  # whether it breaks shows without making kernels
+    assert step(model, batches[0])["loss"].isfinite()
+    assert not counters["graph_break"]
 
 
 def step(model: ODMT, batch: object) -> dict[str, torch.Tensor]:
