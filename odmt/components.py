@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BACKBONES", "CONTEXT", "DISTILL_LOSSES", "ENSEMBLES", "FIXED", "FUSIONS", "JOINS", "LOSSES"]
+__all__ = ["BACKBONES", "CONTEXT", "DISTILL_LOSSES", "ENSEMBLES", "FIXED", "FUSIONS", "JOINS", "LOSSES", "SIMILARITIES"]
 
 FUSIONS = {"imt": "odmt.fusion:IDAwareTransformer", "independent": "odmt.fusion:Independent"}
 
@@ -31,6 +31,8 @@ LOSSES = {
     "sampled": "odmt.ranking:SampledSoftmax",
     "gbce": "odmt.ranking:GBCE",
 }
+
+SIMILARITIES = {"product": "odmt.similarity:Product", "cosine": "odmt.similarity:Cosine"}
 
 DISTILL_LOSSES = {
     "ce": "odmt.distill_losses:CrossEntropy",

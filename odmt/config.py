@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 import yaml
 
-from odmt.components import BACKBONES, CONTEXT, ENSEMBLES, FIXED, FUSIONS, JOINS, LOSSES
+from odmt.components import BACKBONES, CONTEXT, ENSEMBLES, FIXED, FUSIONS, JOINS, LOSSES, SIMILARITIES
 from odmt.data.manifest import MODALITIES
 from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags
 from odmt.settings import DataConfig, DistillConfig, Experiment, ModelConfig, TrainConfig
@@ -125,6 +125,7 @@ def check(experiment: Experiment) -> None:
             raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, (*model.streams, *MODALITIES))}")
     _check_component(model.backbone, BACKBONES, "backbone")
     _check_component(model.fusion, FUSIONS, "fusion")
+    _check_component(model.similarity, SIMILARITIES, "similarity")
     _check_component(model.loss, LOSSES, "loss")
     _check_component(model.ensemble, ENSEMBLES, "ensemble")
     if model.join != "none":

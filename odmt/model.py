@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from odmt.components import BACKBONES, ENSEMBLES, JOINS, LOSSES
+from odmt.components import BACKBONES, ENSEMBLES, JOINS, LOSSES, SIMILARITIES
 from odmt.distill import DistillationGraph
 from odmt.items import ItemEncoder, build_component, checked_module, evaluating
 from odmt.parts import user_parts
 from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares
 from odmt.softmax import softmax_loss
-from odmt.types import Backbone, Batch, Bool, Features, Float, Fusion, Int, Streams, Tensor
+from odmt.types import Backbone, Batch, Bool, Features, Float, Fusion, Int, Streams, Tensor, Tokens
 
 __all__ = ["ODMT"]
 
@@ -35,6 +35,7 @@ class ODMT(ItemEncoder):
     join: where the fused streams become one: "none" (scores alone are averaged), or a component call of `odmt.joins`,
         "sum(at='item')" or "gated(at='user')".
     backbone: a component call, or a callable that makes a new module for each stream (`odmt.types.Backbone`).
+    similarity: of states and items: "product", or "cosine(scale=16)", see `odmt.similarity`.
     loss: a component call of `odmt.ranking`: "in_batch(popularity=1.0)", "full", "sampled(draws=512)", "gbce(t=0.75)".
     distill: edges along which streams teach each other; by default none.
     ensemble: "mean" or "weighted", see `odmt.ensembles`.
@@ -53,6 +54,7 @@ class ODMT(ItemEncoder):
         fusion: str | Fusion = "imt(layers=2, heads=2)",
         join: str = "none",
         backbone: str | Callable[[], Backbone] = "sasrec(layers=2, heads=2)",
+        similarity: str = "product",
         loss: str = "in_batch(popularity=1.0)",
         distill: DistillationGraph | None = None,
         ensemble: str = "mean",
@@ -90,6 +92,7 @@ class ODMT(ItemEncoder):
                 f"backbones hide different shares of events, {self.hide_rates}: rows would not be the same"
             )
         self.join_states = build_component(join, JOINS, "join", {"dim": dim, "streams": read}) if at_user else None
+        self.similarity = checked_module(build_component(similarity, SIMILARITIES, "similarity", {}), "similarity")
         self.loss: RankingLoss | FullSoftmax = build_component(loss, LOSSES, "loss", {"num_items": self.num_items})
         self.distill = distill or DistillationGraph()
         self.distill.check(self.streams)
@@ -107,6 +110,10 @@ class ODMT(ItemEncoder):
         )
         self.log_share: Tensor
         self.register_buffer("log_share", torch.from_numpy(self.draw_shares).log().float(), persistent=False)
+
+    def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens] | None = None) -> Streams:
+        """Turn items (global ids) into one vector per stream, [items, dim], as the backbones and scores take them."""
+        return {name: self.similarity(vectors) for name, vectors in super().encode(items, content).items()}
 
     def forward(self, batch: Batch, distill_weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
         """Compute the losses of a batch whose histories hold inputs and targets: each position predicts the next.
@@ -180,7 +187,12 @@ class ODMT(ItemEncoder):
                 x = vectors[name][histories[users, inputs]] * seen.unsqueeze(-1)
                 made.append((backbone(x, seen, asked) if hide else backbone(x, seen))[asked])
             states[name] = torch.cat(made)
-        return states if self.join_states is None else {**states, "user": self.join_states(states)}
+        return self._scoring(states)
+
+    def _scoring(self, states: Streams) -> dict[str, Tensor]:
+        """Join states where users are joined, and make them ready to score."""
+        joined = states if self.join_states is None else {**states, "user": self.join_states(states)}
+        return {name: self.similarity(joined[name]) for name in self.streams}
 
     @torch.inference_mode()
     def states(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
@@ -192,9 +204,7 @@ class ODMT(ItemEncoder):
             states = {
                 name: _newest(backbone, tables[name][histories], mask) for name, backbone in self.backbones.items()
             }
-            if self.join_states is not None:
-                states["user"] = self.join_states(states)
-            return {name: states[name] for name in self.streams}
+            return self._scoring(states)
 
     def score(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
         """Score the whole catalogue for each history: per stream [batch, num_items + 1], without popularity

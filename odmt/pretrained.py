@@ -32,6 +32,7 @@ def build_model(experiment: Experiment, features: Features, *, item_counts: np.n
         fusion=settings.fusion,
         join=settings.join,
         backbone=settings.backbone,
+        similarity=settings.similarity,
         loss=settings.loss,
         distill=graph,
         ensemble=settings.ensemble,

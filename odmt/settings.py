@@ -57,6 +57,8 @@ class ModelConfig:
     (early) or "gated(at='user', keep=True)" (middle; the joined streams stay heads beside it)."""
     backbone: str = "sasrec(layers=2, heads=2)"
     """Sequence model; every stream has one of its own."""
+    similarity: str = "product"
+    """What makes a score of a user's state and an item: product, as released, or cosine(scale=16)."""
     loss: str = "in_batch(popularity=1.0)"
     """What a target competes with: in_batch, corrected for popularity; sampled(draws=512); gbce(draws=256, t=0.75);
     full, the whole catalogue (ids and small catalogues, no distillation)."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from odmt import ODMT, DistillationGraph, ItemFeatures, SASRec, ensemble, make_batch
+from odmt.similarity import Cosine
 from odmt.types import Fusion, Streams
 
 NUM_ITEMS = 20
@@ -232,6 +233,8 @@ def test_wrong_arguments_are_refused_with_both_values(features: ItemFeatures) ->
         make_model(features, backbone=lambda: one)
     with pytest.raises(ValueError, match="sasrec: dim is shared by all components"):
         make_model(features, backbone="sasrec(dim=4)")
+    with pytest.raises(ValueError, match="scale=0.0 is out of range"):
+        make_model(features, similarity="cosine(scale=0.0)")
     with pytest.raises(ValueError, match="id_init='text', but 'id' is not among the streams text"):
         make_model(features, streams=("text",), id_init="text")
 
@@ -257,3 +260,22 @@ def test_asking_for_scores_leaves_every_submodule_as_it_was(features: ItemFeatur
     with pytest.raises(ValueError, match="longer than SASRec's length"):
         model.score(torch.ones(1, 9, dtype=torch.long), model.encode_catalogue())
     assert model.backbones["id"].training
+
+
+def test_every_stream_scores_by_cosines_if_told(features: ItemFeatures) -> None:
+    model = make_model(features, similarity="cosine(scale=9.0)", join="sum(at='user', keep=True)").eval()
+    histories, tables = torch.from_numpy(HISTORIES), model.encode_catalogue()
+    for stream, scores in model.score(histories, tables).items():
+        states = model.states(histories, tables)[stream]
+        torch.testing.assert_close(states.norm(dim=-1), torch.full((len(histories),), 3.0))
+        torch.testing.assert_close(tables[stream][1:].norm(dim=-1), torch.full((NUM_ITEMS,), 3.0))
+        torch.testing.assert_close(
+            scores[:, 1:], 9 * torch.cosine_similarity(states[:, None], tables[stream][None, 1:], -1)
+        )
+
+
+def test_no_gradient_of_a_cosine_breaks_at_zero() -> None:
+    x = torch.zeros(2, 8, requires_grad=True)
+    Cosine(scale=16.0)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
