@@ -233,7 +233,7 @@ def test_wrong_arguments_are_refused_with_both_values(features: ItemFeatures) ->
         make_model(features, backbone=lambda: one)
     with pytest.raises(ValueError, match="sasrec: dim is shared by all components"):
         make_model(features, backbone="sasrec(dim=4)")
-    with pytest.raises(ValueError, match="scale=0.0 is out of range"):
+    with pytest.raises(ValueError, match="is out of range; it is finite and above 0"):
         make_model(features, similarity="cosine(scale=0.0)")
     with pytest.raises(ValueError, match="id_init='text', but 'id' is not among the streams text"):
         make_model(features, streams=("text",), id_init="text")
