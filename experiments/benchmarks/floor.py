@@ -9,13 +9,21 @@ and the optimizer come on top.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 import numpy as np
 
 from odmt import ItemFeatures
 
-__all__ = ["encoding_operations", "optimizer_bytes", "state_operations", "step_operations", "token_counts"]
+__all__ = [
+    "compared",
+    "encoding_operations",
+    "optimizer_bytes",
+    "state_operations",
+    "step_operations",
+    "token_counts",
+]
 
 LAYERS, HEADS = 2, 2
 
@@ -77,3 +85,27 @@ def state_operations(lengths: np.ndarray, *, dim: int, last_only: bool = False) 
 def optimizer_bytes(num_parameters: int) -> int:
     """Count AdamW's least traffic in float32: gradient written and read, weight and two moments read and written."""
     return 4 * 8 * num_parameters
+
+
+def compared(times: Sequence[Sequence[float]], operations: Sequence[float], rates: Sequence[float]) -> dict[str, float]:
+    """Set the seconds of ours, and of the reference if there is one, beside the floor, turn by turn.
+
+    The floor takes the best of the rates, because it is what the machine could have done at its fastest. Ratios are
+    medians of the turns' own: what slows a machine down for a while slows both of a turn's sides.
+    """
+    rate = max(rates)
+    ours, *rest = times
+    found = {
+        "ours_s": median(ours),
+        "operations": median(operations),
+        "operations_per_s": rate,
+        "rate_min": min(rates),
+        "rate_max": rate,
+        "floor_s": median(operations) / rate,
+        "floor_ratio": median(s * rate / n for s, n in zip(ours, operations, strict=True)),
+    }
+    for reference in rest:
+        found["reference_s"] = median(reference)
+        found["ratio"] = median(theirs / mine for theirs, mine in zip(reference, ours, strict=True))
+        found["reference_floor_ratio"] = median(s * rate / n for s, n in zip(reference, operations, strict=True))
+    return found

@@ -66,20 +66,29 @@ def measure(arguments: Namespace) -> list[dict[str, Any]]:
                 print(_line(found[-1]), flush=True)
     if arguments.plot:
         panels = [panel for sweep in arguments.sweeps for panel in _panels(sweep, found)]
-        caption = "a training step and its peak memory, a process per point; formulas: experiments/benchmarks/growth.py"
+        caption = f"a training step and its peak memory, a process per point; measured over formula: {_spread(found)}"
         arguments.plot.write_text(draw(panels, columns=2, caption=caption))
     return found
 
 
 def describe(results: Sequence[Mapping[str, Any]]) -> str:
     """Give, per sweep, how far measured and predicted lie apart."""
-    lines = ["measured over formula, from the smallest point to the largest:"]
+    lines = [f"measured over formula, of all points: {_spread(results)}; from the smallest point to the largest:"]
     for sweep in dict.fromkeys(r["sweep"] for r in results):
         points = [r for r in results if r["sweep"] == sweep and "step_s" in r]
         for name, formula in (("step_s", "formula_s"), ("peak_bytes", "formula_bytes")):
             ratios = ", ".join(f"{r[name] / r[formula]:.2f}" for r in points)
             lines.append(f"{sweep:>10}  {'time' if name == 'step_s' else 'memory':6}  {ratios}")
     return "\n".join(lines)
+
+
+def _spread(results: Sequence[Mapping[str, Any]]) -> str:
+    """Say between which values measured over formula lies, over all points."""
+    told = []
+    for what, name, formula in (("time", "step_s", "formula_s"), ("memory", "peak_bytes", "formula_bytes")):
+        ratios = [r[name] / r[formula] for r in results if "step_s" in r]
+        told.append(f"{what} {min(ratios):.2f} to {max(ratios):.2f}" if ratios else f"{what} of no point")
+    return ", ".join(told)
 
 
 def _shape(sweep: str, value: int, dim: int) -> Shape:

@@ -4,7 +4,8 @@ The files are as `odmt.data.features` writes them: all items' tokens in fp16 sid
 as MicroLens-50k, each with a content of its own. `wait_share` is the loader's part of loader + step, without workers:
 how long the step's core waits. `cold` is the same reading after the file's pages were dropped from memory: random
 access to a disk, as with features larger than memory. How much the system then read from the disk is its own count
-(/proc/self/io): below the bytes asked for, some of them were in memory all the same; above, it read ahead.
+(/proc/self/io), beside the bytes asked for: those of the items' real tokens, without the padding of the batch that they
+are copied into. Above 1 byte per byte, it read whole pages and ahead; below, some pages were in memory all the same.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from . import machine
 from .sides import Ours
 from .workload import Shape, Workload, make_workload
 
-__all__ = ["add_arguments", "describe", "measure"]
+__all__ = ["add_arguments", "asked_bytes", "describe", "measure"]
 
 DIMS = {384: 128, 768: 768}
 """Width of the model that goes with features of a width."""
@@ -111,12 +112,15 @@ def _warm(workload: Workload, repeats: int) -> dict[str, float]:
         began = time.perf_counter()
         batch = next(loader)
         times.append(time.perf_counter() - began)
-        sizes.append(_bytes(batch.content))
+        sizes.append(sum(tokens.values.nbytes for tokens in batch.content.values()))
     return {"loader_s": median(times[2:]), "batch_bytes": median(sizes[2:])}
 
 
-def _bytes(content: Mapping[str, Tokens]) -> int:
-    return sum(tokens.values.nbytes for tokens in content.values())
+def asked_bytes(content: Mapping[str, Tokens]) -> int:
+    """Count what a batch's tokens take in the files: without padding, which is never read."""
+    return sum(
+        int(tokens.mask.sum()) * tokens.values.shape[-1] * tokens.values.element_size() for tokens in content.values()
+    )
 
 
 def _step(workload: Workload, device: torch.device, repeats: int) -> float:
@@ -137,7 +141,7 @@ def _cold(shape: Shape, folder: Path, repeats: int) -> dict[str, float]:
         batch = workload.batch(number)
         times.append(time.perf_counter() - began)
         disk += _read_from_disk() - before
-        asked += _bytes(batch.content)
+        asked += asked_bytes(batch.content)
         del workload  # its map keeps pages in memory
     return {"cold_s": median(times), "cold_disk_bytes": disk, "cold_asked_bytes": asked}
 

@@ -7,15 +7,24 @@ import resource
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-__all__ = ["add_arguments", "available_bytes", "bandwidth", "in_child", "matrix_rate", "seconds", "setup", "typical"]
+__all__ = [
+    "add_arguments",
+    "available_bytes",
+    "bandwidth",
+    "in_child",
+    "matrix_rate",
+    "peak_above",
+    "seconds",
+    "setup",
+    "take_turns",
+]
 
 
 def add_arguments(parser: ArgumentParser, *, repeats: int) -> None:
@@ -59,6 +68,27 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, *, siz
     return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(repeats + 1))
 
 
+def take_turns(
+    sides: Sequence[Callable[[int], float]],
+    device: torch.device,
+    *,
+    repeats: int,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[list[list[float]], list[float]]:
+    """Have sides take turns after one that is not counted: per side its seconds, and the rates of matrix products.
+
+    A side is given the number of the turn, from 0, and gives the seconds it took. Which goes first alternates. A rate
+    is measured before and after every turn, that of the first turn included.
+    """
+    times: list[list[float]] = [[] for _ in sides]
+    rates = [matrix_rate(device, dtype, repeats=1)]
+    for number in range(repeats + 1):
+        for side in range(len(sides)) if number % 2 else reversed(range(len(sides))):
+            times[side].append(sides[side](number))
+        rates.append(matrix_rate(device, dtype, repeats=1))
+    return [taken[1:] for taken in times], rates
+
+
 def bandwidth(device: torch.device, *, num_bytes: int = 1 << 28, repeats: int = 5) -> float:
     """Measure bytes moved per second by a copy of an array far larger than the caches: read once, written once."""
     source = torch.ones(num_bytes // 4, device=device)
@@ -90,15 +120,21 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def peak_above(run: Callable[[], object], device: torch.device) -> int:
+    """Give the most memory that one call held beyond what was held before it; on the CPU, Linux alone can tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
+        before = peak_bytes("cpu")
+    run()
+    return peak_bytes(device.type) - before
+
+
 def available_bytes(device: torch.device) -> int:
     """Say how much memory is free for tensors."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = Path("/proc/meminfo").read_text().split("MemAvailable:")[1]
     return 1024 * int(found.split()[0])
-
-
-def typical(run: Callable[[], object], device: torch.device, *, repeats: int) -> float:
-    """Take the median time of `repeats` calls after one that is not counted."""
-    run()
-    return median(seconds(run, device) for _ in range(repeats))

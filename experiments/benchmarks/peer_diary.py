@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ class Diary:
         self.figures: dict[str, Any] = {**about, "epoch_s": [], "ndcg10": []}
         self._began = time.perf_counter()
 
-    def prepared(self) -> None:
-        """Note how long it took from the sequences to a model that is ready to train."""
+    def prepared(self, optimizer: torch.optim.Optimizer, **hyper_parameters: Any) -> None:
+        """Note how long it took from the sequences to a model that is ready to train, and what it will train with."""
+        settings = asdict(self.task.settings)
+        same = {name: settings[name] for name in ("dim", "layers", "heads", "length", "dropout", "seed")}
+        used = {name: optimizer.defaults[name] for name in ("lr", "betas", "weight_decay")}
+        self.figures["hyper_parameters"] = {**same, "optimizer": type(optimizer).__name__, **used, **hyper_parameters}
         self.figures["prepare_s"] = round(time.perf_counter() - self._began, 2)
         self.figures["before_training_bytes"] = peak_bytes()
 
@@ -46,7 +51,7 @@ class Diary:
         self._began = time.perf_counter()
 
     def epoch_ends(self, model: Callable[[], Scorer]) -> bool:
-        """Stop the clock, validate, and say whether another epoch is wanted and fits into the budget.
+        """Stop the clock, validate, and say whether another epoch is wanted and there is training time left for it.
 
         model() gives a function to user states [users, dim] from histories of our item ids, left-padded, and the item
         vectors [our items + 1, dim] that they are to be multiplied with.
@@ -56,7 +61,7 @@ class Diary:
         self.figures["ndcg10"].append(self.ndcg10(model))
         spent, settings = sum(self.figures["epoch_s"]), self.task.settings
         print(f"  epoch {self.epochs}: {self.figures['epoch_s'][-1]:.1f} s, NDCG@10 {self.figures['ndcg10'][-1]:.4f}")
-        return self.epochs < settings.epochs and spent + max(self.figures["epoch_s"]) <= settings.budget_s
+        return spent < settings.budget_s and (settings.epochs is None or self.epochs < settings.epochs)
 
     @torch.no_grad()
     def ndcg10(self, model: Callable[[], Scorer], *, mask_history: bool = True) -> float:
@@ -86,6 +91,10 @@ class Diary:
 
     def write(self, folder: Path) -> None:
         """Leave the figures for the parent."""
+        seconds = self.figures["epoch_s"]
+        self.figures["epoch_range_s"] = [min(seconds), max(seconds)]
+        self.figures["training_s"] = round(sum(seconds), 3)
+        self.figures["evaluations"] = self.epochs  # one after each
         (folder / "figures.json").write_text(json.dumps(self.figures))
 
 

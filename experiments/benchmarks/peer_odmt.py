@@ -1,9 +1,8 @@
 """odmt on the task that the peers get: python -m benchmarks.peer_odmt FOLDER in-batch|catalogue.
 
 The steps are those of `odmt.training.fit` in one process, without its checkpoints and log, which the peers are spared
-as well. "in-batch" is the library's loss. "catalogue" gives the same loss every item as a candidate, without the
-popularity correction: the full softmax, except that a user's other training items are no candidates for that user.
-odmt has no full softmax of its own; this one is not tuned at all.
+as well. "in-batch" is the loss 'in_batch', the library's own choice; "catalogue" is the loss 'full', a softmax over all
+items, as the peers' is.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
+from odmt.attention import Block
 from odmt.data.features import ItemFeatures
 from odmt.data.loading import UserBatches, training_loader
 from odmt.evaluate import metrics, ranks
@@ -25,13 +26,17 @@ from .peer_diary import Diary, Scorer
 from .peer_task import Task, check_questions, check_training, examples
 
 WEIGHT_DECAY, CLIP = 0.1, 5.0  # the defaults of odmt.training
+LOSSES = {"in-batch": ("in-batch", "in_batch"), "catalogue": ("full softmax", "full")}
+"""What the figures call a loss, and what odmt does."""
 
 
 def main(folder: Path, loss: str) -> None:
     """Train and evaluate as the folder's task says, and leave the figures there."""
     task = Task.read(folder)
     settings, split = task.settings, task.split
-    diary = Diary(task, version=version("odmt"), loss=loss, batch=f"{settings.batch} users", catalogue=task.num_items)
+    diary = Diary(
+        task, version=version("odmt"), loss=LOSSES[loss][0], batch=f"{settings.batch} users", catalogue=task.num_items
+    )
     model = ODMT(
         ItemFeatures({}, num_items=task.num_items),
         streams=["id"],
@@ -39,14 +44,22 @@ def main(folder: Path, loss: str) -> None:
         fusion="independent",
         backbone=f"sasrec(layers={settings.layers}, heads={settings.heads})",
         item_counts=split.item_counts(),
-        loss="in_batch" if loss == "in-batch" else "full",
+        loss=LOSSES[loss][1],
         length=settings.length,
         dropout=settings.dropout,
     )
     batches = UserBatches(split.num_users, settings.batch, seed=settings.seed)
     loader = training_loader(split, model.features, model.modalities, batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=WEIGHT_DECAY, fused=True)
-    diary.prepared()
+    block = next(module for module in model.modules() if isinstance(module, Block))
+    diary.prepared(
+        optimizer,
+        batch=f"{settings.batch} users",
+        clip=CLIP,
+        feed_forward=next(part.out_features for part in block.feed_forward if isinstance(part, nn.Linear)),
+        activation="ReLU",
+        norms="after",
+    )
     _check(task)
 
     more = True

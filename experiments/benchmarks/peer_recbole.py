@@ -85,7 +85,14 @@ def main(folder: Path) -> None:
     training, validation, _ = data_preparation(config, dataset)
     model = SASRec(config, training.dataset).to(config["device"])
     trainer = Trainer(config, model)
-    diary.prepared()
+    diary.prepared(
+        trainer.optimizer,
+        batch=batch,
+        clip=config["clip_grad_norm"],
+        feed_forward=config["inner_size"],
+        activation=config["hidden_act"],
+        norms="after",
+    )
     names = dataset.field2id_token["item_id"]
     people = np.array([int(name) if name.isdecimal() else -1 for name in dataset.field2id_token["user_id"]])
     ours = np.array([int(name) if name.isdecimal() else 0 for name in names])

@@ -40,7 +40,15 @@ def main(folder: Path) -> None:
             return self  # RecTools trains with a deep copy of the trainer, and we want the figures
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            self.diary.prepared()
+            first = pl_module.torch_model.transformer_layers.transformer_blocks[0].feed_forward
+            self.diary.prepared(
+                trainer.optimizers[0],
+                batch=f"{model.batch_size} users",
+                clip=trainer.gradient_clip_val,
+                feed_forward=first.ff_linear_1.out_features,
+                activation=type(first.ff_activation).__name__,
+                norms="before",
+            )
             self.diary.figures["catalogue"] = len(pl_module.data_preparator.get_known_item_ids())
             _check_training(self.diary.task, pl_module.data_preparator)
 
@@ -57,7 +65,8 @@ def main(folder: Path) -> None:
     settings = task.settings
     diary = Diary(task, version=version("rectools"), loss="full softmax", batch="128 users")
     seed_everything(settings.seed)
-    trainer = {"max_epochs": settings.epochs, "accelerator": "cpu", "devices": 1, "callbacks": [Watch(diary)]}
+    most = -1 if settings.epochs is None else settings.epochs  # Lightning's word for no end
+    trainer = {"max_epochs": most, "accelerator": "cpu", "devices": 1, "callbacks": [Watch(diary)]}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     model = SASRecModel(
         n_blocks=settings.layers,

@@ -34,7 +34,11 @@ class DisagreementError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """Say what is trained, the same in every library, and for how long."""
+    """Say what is trained, the same in every library, and for how long.
+
+    budget_s: seconds of training, without validation, after which no epoch begins: all train equally long, up to the
+        rest of their last epoch. epochs: end after so many even if there is time left.
+    """
 
     dim: int = 128
     layers: int = 2
@@ -44,7 +48,7 @@ class Settings:
     lr: float = 1e-3
     seed: int = 1
     threads: int = 2
-    epochs: int = 1
+    epochs: int | None = None
     budget_s: float = 600.0
     batch: int = 256
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from odmt.data.format import Dataset, find_dataset, open_dataset
 
 from .peer_task import Settings, Task
+from .tables import peer_table
 
 __all__ = ["LIBRARIES", "add_arguments", "describe", "measure"]
 
@@ -36,6 +37,9 @@ LIBRARIES = {
     "rectools": ("rectools", "peer_rectools", []),
 }
 """What may be compared: environment (none is ours), module of experiments/benchmarks, its arguments."""
+
+LIMIT = 10
+"""A run may take so many times its budget on the wall: start, validation after epochs and evaluation come on top."""
 
 
 class PeerError(Exception):
@@ -49,13 +53,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES, help="what to compare (default all)")
     add("--environments", type=Path, default=Path(".peers"), metavar="DIR", help="as `make peers` (default .peers)")
     add("--users", type=int, metavar="N", help="only the first N users, for a trial")
-    add("--epochs", type=int, default=1, metavar="N", help="most epochs per run (default 1)")
+    add("--epochs", type=int, metavar="N", help="end a run after N epochs, even if there is time left (default: go on)")
     add(
         "--budget",
         type=float,
         default=600,
         metavar="S",
-        help="training seconds after which no epoch begins (default 600)",
+        help="training seconds of every run; no epoch begins after them (default 600)",
     )
     add("--repeats", type=int, default=1, metavar="N", help="runs per library, in turn (default 1)")
     add("--threads", type=int, default=settings.threads, metavar="N", help=f"default {settings.threads}")
@@ -84,7 +88,7 @@ def measure(arguments: Namespace) -> list[dict[str, Any]]:
         about = {"dataset": dataset, "users": task.split.num_users, "items": task.num_items, "repeat": number}
         found.append({**about, "name": name, "threads": settings.threads, **run(name, pythons[name], task)})
         tqdm.write(line(found[-1]))
-    return found
+    return with_targets(found)
 
 
 def task_of(dataset: Dataset, users: int | None, settings: Settings) -> Task:
@@ -108,13 +112,13 @@ def python_of(name: str, environments: Path) -> Path:
 def run(name: str, python: Path, task: Task) -> dict[str, Any]:
     """Run one library in a process of its own and give its figures.
 
-    A run that is still going after twice its budget is ended, and says so instead of giving figures.
+    A run that is still going after `LIMIT` times its budget is ended, and says so instead of giving figures.
     """
     _, module, rest = LIBRARIES[name]
     threads = {variable: str(task.settings.threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "experiments")])
     environment = {**os.environ, **threads, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "ODMT_CHECK_SHAPES": ""}
-    load = os.getloadavg()[0]
+    about = {"budget_s": task.settings.budget_s, "load": round(os.getloadavg()[0], 2)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         task.save(folder)
@@ -124,9 +128,9 @@ def run(name: str, python: Path, task: Task) -> dict[str, Any]:
                 command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
             try:
-                status = child.wait(timeout=2 * task.settings.budget_s)
+                status = child.wait(timeout=LIMIT * task.settings.budget_s)
             except subprocess.TimeoutExpired:
-                return {"load": load, "over_budget": True}
+                return {**about, "over_budget": True}
             finally:
                 if child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)
@@ -135,14 +139,14 @@ def run(name: str, python: Path, task: Task) -> dict[str, Any]:
             tail = (folder / "log").read_text().splitlines()[-15:]
             raise PeerError("\n".join([f"{' '.join(command)} ended with status {status}; its last lines:", *tail]))
         figures = json.loads((folder / "figures.json").read_text())
-    return {"load": round(load, 2), "load_after": round(os.getloadavg()[0], 2), "over_budget": False, **figures}
+    return {**about, "load_after": round(os.getloadavg()[0], 2), "over_budget": False, **figures}
 
 
 def line(result: Mapping[str, Any]) -> str:
     """Say in a line what a run took."""
     start = f"{result['dataset']:>10}  {result['name']:<15}"
     if result["over_budget"]:
-        return f"{start} no epoch within the budget"
+        return f"{start} ended after {LIMIT} x {result['budget_s']} s: no epoch within the budget that it could tell of"
     return (
         f"{start} epoch {median(result['epoch_s']):7.1f} s  evaluation {result['evaluation_s']:6.2f} s  "
         f"prepare {result['prepare_s']:6.1f} s  peak {result['training_bytes'] / 1e9:5.2f} GB  "
@@ -151,30 +155,15 @@ def line(result: Mapping[str, Any]) -> str:
 
 
 def describe(results: Sequence[Mapping[str, Any]]) -> str:
-    """Compare, per dataset, medians over runs, and who reached whose validation NDCG@10 when."""
+    """Lay out, per dataset, every run, and how odmt's times compare with the faster peer's."""
     lines = []
     for dataset in dict.fromkeys(result["dataset"] for result in results):
         here = [result for result in results if result["dataset"] == dataset]
         done = [result for result in here if not result["over_budget"]]
         by_name = {name: [r for r in done if r["name"] == name] for name in dict.fromkeys(r["name"] for r in done)}
-        lines += [line(result) for result in here if result["over_budget"]]
-        lines += ["", f"{dataset}, {here[0]['users']} users, {here[0]['threads']} threads", *table(by_name)]
-        lines += [*against_peers(by_name), *reached(by_name)]
+        lines += ["", f"{dataset}, {here[0]['users']} users, {here[0]['threads']} threads", *peer_table(here)]
+        lines += against_peers(by_name)
     return "\n".join([*lines, "", *NOTES])
-
-
-def table(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Lay out medians over epochs and runs."""
-    rows = [f"  {'library':<24} {'loss, batch':<38} {'items':>6} {'epoch, s':>9} {'evaluation, s':>14} {'peak, GB':>9}"]
-    for name, runs in by_name.items():
-        first = runs[0]
-        what = f"{first['loss']}, {first['batch']}"
-        rows.append(
-            f"  {name + ' ' + first['version']:<24} {what:<38} {first['catalogue']:>6} "
-            f"{_typical(runs, 'epoch_s'):9.2f} {_typical(runs, 'evaluation_s'):14.2f} "
-            f"{_typical(runs, 'training_bytes') / 1e9:9.2f}"
-        )
-    return rows
 
 
 def against_peers(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -188,15 +177,22 @@ def against_peers(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
     return lines
 
 
-def reached(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Say when each library came to the best validation NDCG@10 of each other one; training seconds, first runs."""
-    lines = []
-    for rival, runs in by_name.items():
-        goal = max(runs[0]["ndcg10"])
-        times = {name: time_to(others[0], goal) for name, others in by_name.items()}
-        told = ", ".join(f"{name} {'never' if t is None else f'{t:.1f} s'}" for name, t in times.items())
-        lines.append(f"  to {rival}'s best NDCG@10, {goal:.4f}: {told}")
-    return lines
+def with_targets(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Say in each run's figures when it came to the best validation NDCG@10 of the peers in its round, if ever.
+
+    Among runs of odmt alone, to the best of all.
+    """
+    told = []
+    for run in results:
+        here = [r for r in results if (r["dataset"], r["repeat"]) == (run["dataset"], run["repeat"])]
+        done = [r for r in here if not r["over_budget"]]
+        if run["over_budget"]:
+            told.append(dict(run))
+            continue
+        goal = max(max(r["ndcg10"]) for r in [r for r in done if not r["name"].startswith("odmt")] or done)
+        came = next((n for n, ndcg in enumerate(run["ndcg10"], start=1) if ndcg >= goal), None)
+        told.append({**run, "target_ndcg10": goal, "target_s": time_to(run, goal), "target_evaluations": came})
+    return told
 
 
 def time_to(run: Mapping[str, Any], goal: float) -> float | None:
@@ -218,9 +214,9 @@ NOTES = (
     "Same in all: events, examples, questions, width, layers, heads, length, dropout, learning rate, threads, float32.",
     "Not the same: losses and batches as listed, the peers' defaults (an example of RecBole's is one prefix of a",
     "history, so that 2048 are some 500 users); optimizers (AdamW, decay 0.1, clipping here; Adam there); feed-forward",
-    "width (4 dim; RecTools dim); where norms stand and how weights start; RecTools knows only items that occur in",
+    "width, as listed; where norms stand and how weights start; RecTools knows only items that occur in",
     "training; odmt leaves a user's own other items out of the in-batch candidates, the full softmax nobody's.",
     "Evaluation is each library's own: odmt ranks exactly, per stream and ensemble, history masked; RecBole takes the",
     "top ten, nothing masked; RecTools takes the top ten, history masked. Seconds to an NDCG@10 count training alone,",
-    "and the metric is the same code for all. Peak memory is of training, with the interpreter and its libraries.",
+    "in whole epochs, and the metric is the same code for all. Peak memory is of training, with all that was imported.",
 )

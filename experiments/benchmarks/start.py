@@ -1,5 +1,7 @@
 """What it costs to start: every command in fresh processes, medians, beside the bare interpreter and torch alone.
 
+Commands take turns, after a round that is not counted, so that a machine that changes its pace changes it for all.
+
 `first step` is what a training run does up to its first update: open the dataset and its features, split, build model
 and optimizer, and step, in one process, with the time of each stage. Files are warm.
 """
@@ -34,11 +36,11 @@ def measure(arguments: Namespace) -> list[dict[str, Any]]:
     """Return, per command, the seconds of a fresh process from start to end; for the first step, of its stages, too."""
     with tempfile.TemporaryDirectory() as name:
         dataset = arguments.dataset or _made(Path(name) / "made")
-        found = []
-        for what, command in _commands(dataset.resolve()).items():
-            entry: dict[str, Any] = {"what": what, **_timed(command, arguments.repeats)}
-            found.append(entry)
-            print(_line(entry), flush=True)
+        commands = _commands(dataset.resolve())
+        rounds = [{what: _run(command) for what, command in commands.items()} for _ in range(arguments.repeats + 1)]
+    found = [{"what": what, **_typical([one[what] for one in rounds[1:]])} for what in commands]
+    for entry in found:
+        print(_line(entry), flush=True)
     return found
 
 
@@ -101,19 +103,21 @@ def _commands(dataset: Path) -> dict[str, list[str]]:
     }
 
 
-def _timed(command: Sequence[str], repeats: int) -> dict[str, Any]:
-    times, stages = [], []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
-        times.append(time.perf_counter() - began)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-2000:]}")
-        if done.stdout.startswith('{"import"'):
-            stages.append(json.loads(done.stdout))
-    found: dict[str, Any] = {"seconds": median(times), "slowest": max(times)}
-    if stages:
-        found["stages"] = {stage: median(s[stage] for s in stages) for stage in stages[0]}
+def _run(command: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """Give the seconds of one fresh process, and of the stages that it reports."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-2000:]}")
+    return seconds, json.loads(done.stdout) if done.stdout.startswith('{"import"') else {}
+
+
+def _typical(runs: Sequence[tuple[float, Mapping[str, float]]]) -> dict[str, Any]:
+    times = [seconds for seconds, _ in runs]
+    found: dict[str, Any] = {"seconds": median(times), "fastest": min(times), "slowest": max(times)}
+    if runs[0][1]:
+        found["stages"] = {stage: median(stages[stage] for _, stages in runs) for stage in runs[0][1]}
     return found
 
 
