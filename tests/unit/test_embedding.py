@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from odmt import ItemEmbedding, ItemFeatures
+from odmt import ItemFeatures
+from odmt.embedding import ItemEmbedding, TiedHead, rows_of
 
 NUM_ITEMS = 9
 
@@ -45,17 +49,83 @@ def test_rows_lead_from_their_numbers_to_ours(features: ItemFeatures) -> None:
     torch.testing.assert_close(theirs(torch.tensor([2, 1, 3])), ours(torch.tensor([2, 7, 0])))
 
 
-def test_without_gradients_the_table_is_made_once_per_change(embedding: ItemEmbedding) -> None:
-    calls = []
-    embedding.items.fusion.register_forward_hook(lambda *_: calls.append(1))
+def test_names_lead_to_rows() -> None:
+    theirs, ours = ["[PAD]", 30, "MASK", "10"], ["10", "20", "30"]
+    np.testing.assert_array_equal(rows_of(theirs, ours, special=["MASK"]), [0, 3, 0, 1])
+    with pytest.raises(
+        ValueError, match=r"1 of their 3 items are none of our 3, such as 'MASK' where ours are like '10'"
+    ):
+        rows_of(theirs, ours)
+
+
+def optimizer_step(embedding: ItemEmbedding) -> None:
+    optimizer = torch.optim.SGD(embedding.parameters(), lr=1.0)
+    embedding(torch.tensor([1, 2])).square().sum().backward()
+    optimizer.step()
+
+
+def in_place(embedding: ItemEmbedding) -> None:
+    embedding.items.id_table.weight.add_(1.0)
+
+
+def moving_average(embedding: ItemEmbedding) -> None:
+    for parameter in embedding.parameters():
+        parameter.data.mul_(0.5).add_(0.5)
+
+
+def other_weights(embedding: ItemEmbedding) -> None:
+    embedding.load_state_dict({name: x if name == "rows" else x + 1 for name, x in embedding.state_dict().items()})
+
+
+def other_tensors(embedding: ItemEmbedding) -> None:
+    embedding.double()
+    embedding.items.id_table.weight.data = embedding.items.id_table.weight.data + 1.0
+    embedding.float()
+
+
+@pytest.mark.parametrize("change", [optimizer_step, in_place, moving_average, other_weights, other_tensors])
+def test_the_table_is_never_out_of_date(embedding: ItemEmbedding, change: Callable[[ItemEmbedding], None]) -> None:
+    embedding.eval()
     with torch.no_grad():
-        first = embedding(torch.tensor([1, 2]))
-        made = len(calls)
-        torch.testing.assert_close(embedding.weight[[1, 2]], first)
-        assert len(calls) == made
-        embedding.items.id_table.weight.add_(1.0)
-        assert not torch.allclose(embedding(torch.tensor([1, 2])), first)
-    torch.testing.assert_close(embedding(torch.tensor([1, 2])), embedding.weight[[1, 2]])
+        before = embedding.weight
+    with torch.set_grad_enabled(change is optimizer_step):
+        change(embedding)
+    with torch.no_grad():
+        after, looked_up = embedding.weight, embedding(torch.tensor([1, 2]))
+    assert not torch.isclose(after[1:3], before[1:3]).all(1).any()
+    torch.testing.assert_close(after, embedding.weight.detach())
+    torch.testing.assert_close(after[1:3], looked_up)
+
+
+def test_without_gradients_a_large_table_is_made_in_chunks(
+    embedding: ItemEmbedding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    embedding.items.fusion.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]["text"])))
+    whole = embedding.weight
+    monkeypatch.setattr("odmt.embedding.CHUNK", 4)
+    with torch.no_grad():
+        torch.testing.assert_close(embedding.weight, whole.detach())
+    assert sizes == [9, 4, 4, 1]
+
+
+def test_only_items_of_their_table_are_encoded(features: ItemFeatures) -> None:
+    theirs = ItemEmbedding(features, dim=8, rows=np.array([0, 7, 2]))
+    theirs.weight.sum().backward()
+    assert theirs.items.id_table.weight.grad.any(1).nonzero().flatten().tolist() == [2, 7]
+
+
+def test_a_tied_head_scores_every_row_and_shares_the_weights(embedding: ItemEmbedding) -> None:
+    model = nn.ModuleDict({"embedding": embedding, "head": TiedHead(embedding)})
+    states = torch.randn(2, 3, 8)
+    torch.testing.assert_close(model["head"](states), states @ embedding.weight.T)
+    assert not list(model["head"].parameters())
+    copied = copy.deepcopy(model)
+    in_place_of = copied["embedding"].items.id_table.weight
+    before = copied["head"](states)
+    in_place_of.data.add_(1.0)
+    assert not torch.allclose(copied["head"](states), before)
+    torch.testing.assert_close(model["head"](states), before)
 
 
 def test_it_learns_through_look_up_and_table(features: ItemFeatures) -> None:
