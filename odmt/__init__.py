@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from odmt.data.loading import make_batch
     from odmt.data.splits import LeaveTwoOut
     from odmt.distill import DistillationGraph, ensemble
-    from odmt.embedding import ItemEmbedding
+    from odmt.embedding import ItemEmbedding, TiedHead, rows_of
     from odmt.evaluate import metrics, ranks
     from odmt.fusion import IDAwareTransformer, Independent
     from odmt.items import ItemEncoder
@@ -50,11 +50,13 @@ __all__ = [
     "Questions",
     "SASRec",
     "Streams",
+    "TiedHead",
     "Tokens",
     "ensemble",
     "make_batch",
     "metrics",
     "ranks",
+    "rows_of",
 ]
 
 _MODULES = {
@@ -74,6 +76,8 @@ _MODULES = {
     "IDAwareTransformer": "odmt.fusion",
     "Independent": "odmt.fusion",
     "ItemEmbedding": "odmt.embedding",
+    "TiedHead": "odmt.embedding",
+    "rows_of": "odmt.embedding",
     "ItemEncoder": "odmt.items",
     "ODMT": "odmt.model",
     "Backbone": "odmt.types",
