@@ -45,6 +45,7 @@ class Ours:
         self.workload, self.device, self.bf16 = workload, device, bf16
         self.model = workload.model(dropout).to(device, dtype)
         if compiled:
+            torch.compiler.reset()  # past its limit of kernels, those of earlier sides included, torch runs eagerly
             compile_blocks(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
 

@@ -149,6 +149,9 @@ def _measure_one(
     theirs = Reference(workload, device, **options, pieces=pieces)
     dtype = torch.bfloat16 if arguments.bf16 else torch.float32
     sides = [partial(_timed, side, device) for side in (ours, theirs)]
+    if arguments.compile:
+        for number in range(arguments.repeats + 1):
+            _timed(ours, device, number)
     times, rates = machine.take_turns(sides, device, repeats=arguments.repeats, dtype=dtype)
     operations = [
         step_operations(workload.features, workload.histories(number), dim=shape.dim, streams=shape.streams)
@@ -228,17 +231,18 @@ def _first_steps_of(shape: Shape, dataset: Path | None, arguments: Namespace) ->
 
 
 def _first_steps(shape: Shape, dataset: Path | None, arguments: Namespace) -> dict[str, float]:
-    """Time the first step of a process, which compiles with nothing kept from earlier ones, and the steps after it.
+    """Time the first step of a process, with nothing kept from earlier ones, and steps of batches that it has seen.
 
-    Of the batch sizes the largest is taken; the blocks are compiled once, for batches of any size.
+    Of the batch sizes the largest is taken. Later batches may compile again, for shapes that were special before;
+    `compile_s` is the time of all batches' first steps.
     """
     device = machine.setup(arguments)
     workload = _workload(shape.but(batch=max(arguments.batches)), dataset)
     ours = Ours(workload, device, dropout=shape.dropout, bf16=arguments.bf16, compiled=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        times = [_timed(ours, device, number) for number in range(arguments.repeats + 1)]
-    return {"cold_s": times[0], "warm_s": median(times[1:])}
+        first, again = ([_timed(ours, device, number) for number in range(arguments.repeats + 1)] for _ in range(2))
+    return {"cold_s": first[0], "compile_s": sum(first), "warm_s": median(again)}
 
 
 def _line(r: Mapping[str, Any]) -> str:
