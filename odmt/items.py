@@ -112,12 +112,14 @@ class ItemEncoder(nn.Module):
         Chunks are cut from the catalogue in the order of lengths, so the numbers do not depend on who asks for them.
         """
         ids = 1 + torch.from_numpy(by_length(self.features, self.modalities, np.arange(1, self.num_items + 1)))
+        tables: dict[str, Tensor] = {}
         with evaluating(self):
-            parts = [self.encode(some) for some in ids.to(self.device).split(chunk)]
-        zero = {name: torch.zeros_like(table[:1]) for name, table in parts[0].items()}
-        tables = {name: torch.cat([zero[name], *(part[name] for part in parts)]) for name in self.vectors}
-        back = torch.cat([torch.zeros_like(ids[:1]), ids]).argsort().to(self.device)
-        return {name: table[back] for name, table in tables.items()}
+            for some in ids.to(self.device).split(chunk):
+                for name, vectors in self.encode(some).items():
+                    if name not in tables:  # filled as it comes: a large catalogue's is too large to hold twice
+                        tables[name] = vectors.new_zeros(self.num_items + 1, vectors.shape[1])
+                    tables[name][some] = vectors
+        return tables
 
     def _ids(self, items: Tensor) -> Tokens:
         # For all items at once, because every look-up has a gradient of the whole table's size.
