@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", type=Path, help="a dataset folder with text and image features")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=100, help="most epochs per run (default 100)")
+    parser.add_argument("--epochs", type=int, default=30, help="most epochs per run (default 30)")
     given = parser.parse_args()
     sys.argv = sys.argv[:1]  # RecBole's Config reads the command line as well
     warnings.filterwarnings("ignore", module="recbole")  # it uses what pandas and torch are about to remove

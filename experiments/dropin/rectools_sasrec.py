@@ -94,11 +94,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", type=Path, help="a dataset folder with text and image features")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=60, help="epochs per run (default 60)")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs per run (default 30)")
     given = parser.parse_args()
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on workers and loggers
+    warnings.filterwarnings("ignore", module="pytorch_lightning|rectools|pydantic")  # advice, and what pandas removes
     everything = events(given.dataset)
     newest = everything.groupby("user_id").cumcount(ascending=False)
     parts = [everything.loc[newest > 1], everything.loc[newest == 1], everything.loc[newest == 0]]

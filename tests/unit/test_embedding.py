@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from odmt import ItemFeatures
-from odmt.embedding import ItemEmbedding, TiedHead, rows_of
+from odmt import ItemEmbedding, ItemFeatures, TiedHead, rows_of
 
 NUM_ITEMS = 9
 
