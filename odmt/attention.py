@@ -21,6 +21,9 @@ from odmt.types import Bool, Float, Tensor
 
 __all__ = ["Attention", "Block", "compile_blocks"]
 
+COMPILED_KINDS = 64
+"""How many kinds of calls a block is compiled for at most: causal or not, some rows or all, trained or asked, ..."""
+
 
 class Attention(nn.Module):
     """Attend from queries to a context; every query must be allowed at least one context row."""
@@ -164,12 +167,16 @@ def compile_blocks(model: nn.Module) -> None:
     """Let `torch.compile` turn every block of a model into kernels of its own, for batches of any size.
 
     Blocks alone, because they are most of a step, are alike, and hold no decision that depends on the data. The numbers
-    stay those of the eager blocks, to rounding. Raises `ValueError` where the model has no block.
+    stay those of the eager blocks, to rounding. Raises `ValueError` where the model has no block; a block that torch
+    would quietly leave as it is, because it is called in more than `COMPILED_KINDS` ways, raises when it is called.
     """
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     if not blocks:
         raise ValueError(
             "compiling is for transformer blocks (fusion 'imt', backbones 'sasrec', 'bert4rec'); this model has none"
         )
+    settings = torch._dynamo.config
+    settings.recompile_limit = max(settings.recompile_limit, COMPILED_KINDS)
+    settings.fail_on_recompile_limit_hit = True
     for block in blocks:
         block.compile(dynamic=True)

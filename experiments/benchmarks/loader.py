@@ -51,6 +51,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def measure(arguments: Namespace) -> list[dict[str, Any]]:
     """Return, per width and batch size, the loader's and the step's time, and the loader's with a cold file."""
     device = machine.setup(arguments)
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     found = []
     for width in arguments.widths:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from odmt.data.features import FeatureError
-from odmt.data.format import DatasetError, find_dataset, open_dataset
 from odmt.encoders import KNOWN, EncoderError, load_encoder
-from odmt.encoders.caching import EncodedModality, encode_modality
 from odmt.spec import SpecError
+
+if TYPE_CHECKING:
+    from odmt.encoders.caching import EncodedModality
 
 EPILOG = """encoders
   text    a transformers model: a name of the model hub (sentence-transformers/all-MiniLM-L6-v2) or a folder that
@@ -40,6 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--encoder", required=True, help="which encoder, see below")
     parser.add_argument("--layer", type=int, help="hidden layer of a text model, -1 is the last (default -1)")
     parser.add_argument("--max-tokens", type=int, help="cut texts to so many tokens (default 30)")
+    parser.add_argument("--pool", choices=["mean"], help="keep one token per item, the mean of all (default: keep all)")
     parser.add_argument("--batch-size", type=int, help="items encoded at a time (default: text 128, image 32)")
     parser.add_argument("--bf16", action="store_true", help="compute matrix products in bfloat16: about twice as fast")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps (default auto)")
@@ -49,11 +51,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit status."""
     chosen = vars(parse(argv))
+    # what brings torch comes now, because --help can do without
+    from odmt.data.features import FeatureError
+    from odmt.data.format import DatasetError, find_dataset, open_dataset
+    from odmt.encoders.caching import encode_modality
+    from odmt.encoders.pooled import MeanPooled
+
     modality = chosen["modality"]
     options = {name: chosen[name] for name in ("layer", "max_tokens", "bf16", "device") if name in chosen}
     try:
         dataset = open_dataset(find_dataset(chosen["dataset"]))
         encoder = load_encoder(modality, chosen["encoder"], **options)
+        encoder = MeanPooled(encoder) if "pool" in chosen else encoder
         batch_size = chosen.get("batch_size", BATCH_SIZES[modality])
         if batch_size < 1:
             raise EncoderError(f"--batch-size is {batch_size}, must be at least 1")
