@@ -91,6 +91,31 @@ def test_items_without_content_and_broken_ones_lack_the_modality(
     np.testing.assert_allclose(tokens.values[1].numpy(), expected, atol=2e-3)
 
 
+def test_pooled_features_hold_the_mean_of_all_tokens_beside_the_tokens_themselves(make_folder: FolderMaker) -> None:
+    dataset = make_folder(text=["one two", None, "this is unreadable", "three"])
+    arguments = [str(dataset.path), "--modality", "text", "--encoder", WORDS]
+    assert main(arguments) == 0
+    assert main([*arguments, "--pool", "mean"]) == 0
+    whole, pooled = (
+        open_features(dataset, ["text"], select={"text": name}).gather("text", range(5))
+        for name in ("words", "mean of words")
+    )
+    assert pooled.mask.tolist() == whole.mask[:, :1].tolist()
+    np.testing.assert_allclose(pooled.values[1, 0].numpy(), whole.values[1].float().mean(0).numpy(), atol=2e-3)
+    np.testing.assert_array_equal(pooled.values[4, 0].numpy(), whole.values[4, 0].numpy())
+
+
+def test_an_encoder_that_learns_from_the_catalogue_does_so_when_it_is_pooled(make_folder: FolderMaker) -> None:
+    dataset = make_folder(text=["one two", "two three", "three one", "one"])
+    for pool in ([], ["--pool", "mean"]):
+        assert main([str(dataset.path), "--modality", "text", "--encoder", "tfidf(dim=2)", *pool]) == 0
+    whole, pooled = (
+        open_features(dataset, ["text"], select={"text": name}).gather("text", range(5)).values.numpy()
+        for name in ("tfidf", "mean of tfidf")
+    )
+    np.testing.assert_array_equal(pooled, whole)
+
+
 def test_present_features_are_skipped(make_folder: FolderMaker, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = make_folder(text=TEXTS)
     assert main(command(dataset)) == 0
