@@ -62,7 +62,7 @@ def measure(arguments: Namespace) -> list[dict[str, Any]]:
             shape = Shape(dim=dim, num_items=arguments.items, tokens=tokens, dropout=arguments.dropout)
             device = torch.device(arguments.device)
             compiled = _first_steps_of(shape, dataset, arguments) if arguments.compile else {}
-            precise = compare_precisely(_workload(shape, dataset), device, compiled=arguments.compile)
+            precise = compare_precisely(_workload(shape, dataset), device)
             for batch in arguments.batches:
                 found.append({**_measure_one(shape.but(batch=batch), dataset, arguments, precise), **compiled})
                 print(_line(found[-1]), flush=True)
@@ -102,11 +102,14 @@ def compare(
     return {"equal": equal, **found}
 
 
-def compare_precisely(workload: Workload, device: torch.device, *, compiled: bool = False) -> dict[str, Any]:
-    """Compare the loss and every parameter's gradient in float64, on as many users as are read in several parts."""
+def compare_precisely(workload: Workload, device: torch.device) -> dict[str, Any]:
+    """Compare the loss and every parameter's gradient in float64, on as many users as are read in several parts.
+
+    Nothing is compiled here: what torch makes of it is compared in float32, the precision that is timed.
+    """
     users = min(PRECISE_USERS, workload.split.num_users)
     some = replace(workload, shape=workload.shape.but(batch=users))
-    losses, gradients = _both(some, device, torch.float64, _pieces(some.shape, device, 8), compiled)
+    losses, gradients = _both(some, device, torch.float64, _pieces(some.shape, device, 8), compiled=False)
     each = {name: ((ours - theirs).norm() / theirs.norm()).item() for name, (ours, theirs) in gradients.items()}
     found = {"float64_loss_difference": _relative(*losses), "float64_gradient_difference": max(each.values())}
     batch = some.batch(0)
