@@ -72,13 +72,20 @@ class FeatureWriter:
         return [item for item in items if not self.seen[item]]
 
     def append(
-        self, items: Sequence[int], tokens: Sequence[np.ndarray], *, unreadable: Mapping[int, str] | None = None
+        self,
+        items: Sequence[int] | np.ndarray,
+        tokens: Sequence[np.ndarray] | np.ndarray,
+        *,
+        unreadable: Mapping[int, str] | None = None,
     ) -> None:
         """Store one piece durably: an array [tokens, width] per item; `unreadable` gives items without one a reason."""
+        items = [int(item) for item in items]  # also of an array of numpy, whose numbers JSON does not know
+        if len(set(items)) < len(items):
+            raise FeatureError(f"item {max(items, key=items.count)} stands more than once in one piece; give it once")
         stored = [self._checked(item, array) for item, array in zip(items, tokens, strict=True)]
         lengths = [len(array) for array in stored]
-        failed = dict(unreadable or {})
-        line = {"items": list(items), "lengths": lengths, "unreadable": failed}
+        failed = {int(item): reason for item, reason in (unreadable or {}).items()}
+        line = {"items": items, "lengths": lengths, "unreadable": failed}
         try:
             _write(self._tokens, b"".join(array.tobytes() for array in stored))
             _write(self._journal, json.dumps(line).encode() + b"\n")
@@ -121,6 +128,8 @@ class FeatureWriter:
         return self.folder
 
     def _checked(self, item: int, array: np.ndarray) -> np.ndarray:
+        if not 1 <= item < len(self.seen):
+            raise FeatureError(f"item {item} is not in the catalogue, whose items are 1 to {len(self.seen) - 1}")
         if array.ndim != 2 or array.shape[1] != self.width:
             raise FeatureError(f"item {item}: the encoder gave {array.shape}, expected [tokens, {self.width}]")
         if self.seen[item]:

@@ -96,6 +96,23 @@ def test_an_item_is_written_once(tmp_path: Path) -> None:
             writer.append([1], [tokens(1)])
 
 
+def test_items_and_tokens_may_be_arrays(tmp_path: Path) -> None:
+    with FeatureWriter(tmp_path, recipe=RECIPE, num_items=2) as writer:
+        writer.append(np.arange(1, 3), np.ones((2, 1, 2)))
+        assert TokenTable.open(writer.finish({})).spans[:, 1].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [([1, 1], "item 1 stands more than once"), ([0], "item 0 is not in the cat"), ([3], "item 3 is not in the cat")],
+)
+def test_items_that_cannot_be_stored_are_refused(tmp_path: Path, items: list[int], message: str) -> None:
+    with FeatureWriter(tmp_path, recipe=RECIPE, num_items=2) as writer:
+        with pytest.raises(FeatureError, match=message):
+            writer.append(items, [tokens(1)] * len(items))
+        assert writer.num_done == 0
+
+
 def test_two_writers_of_one_folder_are_refused(tmp_path: Path) -> None:
     with FeatureWriter(tmp_path, recipe=RECIPE, num_items=2) as writer:
         with pytest.raises(FeatureError, match="being written by another process"):
