@@ -99,7 +99,22 @@ class RankingLoss(Protocol):
         ...
 
 
-class InBatch:
+class _Softmax:
+    """Average the cross entropy of the logits plus m: loss = logsumexp_c(z_c + m_c) - z_target."""
+
+    is_softmax = True
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "rows candidates"],
+        targets: Int[Tensor, " rows"],
+        log_weights: Float[Tensor, "rows candidates"],
+    ) -> Float[Tensor, ""]:
+        positive = logits.gather(1, targets[:, None]).squeeze(1)
+        return (torch.logsumexp(logits + log_weights, dim=1) - positive).mean()
+
+
+class InBatch(_Softmax):
     """Take the items of the batch as candidates, corrected for how often they turn up there: z = u . v - log p (logQ
     correction, arXiv 2308.04067).
 
@@ -108,7 +123,6 @@ class InBatch:
 
     draws = 0
     draw_popularity = 0.0
-    is_softmax = True
 
     def __init__(self, *, popularity: float = 1.0) -> None:
         if not 0 <= popularity < float("inf"):
@@ -124,16 +138,8 @@ class InBatch:
         per_user = batch.counts.to(dtype).log().masked_fill(rows.own, -torch.inf)
         return lambda some: per_user[rows.users[some]].scatter_(1, rows.targets[some, None], 0.0)
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "rows candidates"],
-        targets: Int[Tensor, " rows"],
-        log_weights: Float[Tensor, "rows candidates"],
-    ) -> Float[Tensor, ""]:
-        return _softmax_loss(logits, targets, log_weights)
 
-
-class SampledSoftmax:
+class SampledSoftmax(_Softmax):
     """Estimate the softmax over the catalogue from items drawn once for the batch, each weighed by the inverse of how
     often it is drawn on average (importance sampling, Bengio and Senecal 2008, doi 10.1109/TNN.2007.912312).
 
@@ -142,8 +148,6 @@ class SampledSoftmax:
     draws: items drawn per batch, with replacement; draw_popularity: 0 draws uniformly, 1 in proportion to training
     events.
     """
-
-    is_softmax = True
 
     def __init__(self, *, draws: int = 512, draw_popularity: float = 0.5) -> None:
         self.draws, self.draw_popularity = _checked_draws(draws, draw_popularity)
@@ -158,14 +162,6 @@ class SampledSoftmax:
         expected = log_share.to(dtype) + drawn.sum().to(dtype).log()
         weights = torch.where(drawn > 0, drawn.to(dtype).log() - expected, -torch.inf)
         return lambda some: _each(weights, rows.targets[some])
-
-    def __call__(
-        self,
-        logits: Float[Tensor, "rows candidates"],
-        targets: Int[Tensor, " rows"],
-        log_weights: Float[Tensor, "rows candidates"],
-    ) -> Float[Tensor, ""]:
-        return _softmax_loss(logits, targets, log_weights)
 
 
 class GBCE:
@@ -239,11 +235,6 @@ def draw_shares(item_counts: np.ndarray, power: float) -> np.ndarray:
     shares = item_counts.astype(np.float64) ** power
     shares[0] = 0.0
     return shares / shares.sum()
-
-
-def _softmax_loss(logits: Tensor, targets: Tensor, log_weights: Tensor) -> Tensor:
-    positive = logits.gather(1, targets[:, None]).squeeze(1)
-    return (torch.logsumexp(logits + log_weights, dim=1) - positive).mean()
 
 
 def _each(log_weights: Tensor, targets: Tensor) -> Tensor:
