@@ -12,7 +12,7 @@ The first three are shown to be equal in float64 before they are timed. Both sid
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -98,17 +98,10 @@ def _encoding(shape: Shape, device: torch.device, repeats: int) -> dict[str, Any
     workload = make_workload(shape)
     model = workload.model().to(device).eval()
     plain = plain_of(model, workload)
-    times, rates = machine.take_turns(
-        [
-            lambda _: machine.seconds(partial(model.encode_catalogue, CHUNK), device),
-            lambda _: machine.seconds(lambda: plain.encode_catalogue(_batches(workload, device)), device),
-        ],
-        device,
-        repeats=repeats,
-    )
     items = np.arange(1, shape.num_items + 1)
     operations = sum(encoding_operations(workload.features, items, dim=shape.dim, streams=shape.streams).values())
-    found = compared(times, [operations] * repeats, rates)
+    sides = partial(model.encode_catalogue, CHUNK), lambda: plain.encode_catalogue(_batches(workload, device))
+    found = _timed(sides, operations, device, repeats)
     return {**entry, **found, "ours_s_per_item": found["ours_s"] / shape.num_items}
 
 
@@ -153,15 +146,8 @@ def _ranking(users: int, num_items: int, num_streams: int, device: torch.device,
     }
     if not entry["equal"]:
         return entry
-    times, rates = machine.take_turns(
-        [
-            lambda _: machine.seconds(partial(_our_ranks, tables, states, questions), device),
-            lambda _: machine.seconds(partial(argsort_ranks, states, tables, questions), device),
-        ],
-        device,
-        repeats=repeats,
-    )
-    found = compared(times, [2 * users * num_items * DIM * num_streams] * repeats, rates)
+    sides = partial(_our_ranks, tables, states, questions), partial(argsort_ranks, states, tables, questions)
+    found = _timed(sides, 2 * users * num_items * DIM * num_streams, device, repeats)
     return {**entry, **found, "ours_s_per_user": found["ours_s"] / users}
 
 
@@ -182,15 +168,8 @@ def _top(users: int, num_items: int, num_streams: int, device: torch.device, rep
     }
     if not entry["equal"]:
         return entry
-    times, rates = machine.take_turns(
-        [
-            lambda _: machine.seconds(partial(ours, states, tables, seen), device),
-            lambda _: machine.seconds(partial(_sorted_top, states, tables, seen), device),
-        ],
-        device,
-        repeats=repeats,
-    )
-    return {**entry, **compared(times, [2 * users * num_items * DIM * num_streams] * repeats, rates)}
+    sides = partial(ours, states, tables, seen), partial(_sorted_top, states, tables, seen)
+    return {**entry, **_timed(sides, 2 * users * num_items * DIM * num_streams, device, repeats)}
 
 
 def _sorted_top(states: Streams, tables: Streams, seen: Tensor) -> Tensor:
@@ -207,7 +186,6 @@ def _full(shape: Shape, device: torch.device, repeats: int) -> dict[str, Any]:
     tables = {name: torch.randn(shape.num_items + 1, shape.dim, generator=rng).to(device) for name in model.streams}
     questions = workload.split.questions("test")
     ours = partial(ranks, lambda h: model.states(h, tables), tables, questions, combine=model.ensemble)
-    times, rates = machine.take_turns([lambda _: machine.seconds(ours, device)], device, repeats=repeats)
     lengths = (questions.histories > 0).sum(1)
     states = len(tables) * state_operations(lengths, dim=shape.dim, last_only=True)
     scores = 2 * shape.users * shape.num_items * shape.dim * len(tables)
@@ -218,7 +196,7 @@ def _full(shape: Shape, device: torch.device, repeats: int) -> dict[str, Any]:
         "users": shape.users,
         "items": shape.num_items,
         "streams": len(tables),
-        **compared(times, [states + scores] * repeats, rates),
+        **_timed([ours], states + scores, device, repeats),
         # were every head's scores written once and read once, beside the products
         "scores_traffic_s": 8 * heads * shape.users * shape.num_items / machine.bandwidth(device),
     }
@@ -249,6 +227,15 @@ def _memory(num_items: int, arguments: Namespace) -> dict[str, Any]:
         "ranking_peak_bytes": ranking,
         "top_peak_bytes": top,
     }
+
+
+def _timed(
+    sides: Sequence[Callable[[], object]], operations: float, device: torch.device, repeats: int
+) -> dict[str, float]:
+    """Time ours, and the reference if there is one, in turns, beside the floor of so many operations."""
+    turns = [lambda _, side=side: machine.seconds(side, device) for side in sides]
+    times, rates = machine.take_turns(turns, device, repeats=repeats)
+    return compared(times, [operations] * repeats, rates)
 
 
 def _our_ranks(tables: Streams, states: Streams, questions: Questions) -> dict[str, np.ndarray]:
