@@ -1,4 +1,4 @@
-"""Build a model from a configuration, and keep it: safetensors for the weights, YAML for everything else."""
+"""Open the features and build the model of a configuration, and keep it: safetensors for weights, YAML for the rest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from odmt.config import Experiment, parse, to_yaml
-from odmt.data.features import ItemFeatures
+from odmt.data.features import ItemFeatures, open_features
+from odmt.data.format import Dataset
 from odmt.distill import DistillationGraph
 from odmt.model import ODMT
 from odmt.run_folder import write_whole
 from odmt.types import Features
 
-__all__ = ["build_model", "from_pretrained", "load_weights", "save_pretrained", "save_weights"]
+__all__ = ["build_model", "features_of", "from_pretrained", "load_weights", "save_pretrained", "save_weights"]
+
+
+def features_of(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
+    """Open the features that an experiment reads; settings of modalities that it leaves out do not concern it."""
+    modalities = [name for name in experiment.model.streams if name != "id"]
+    select, limits = experiment.data.selected_features(), experiment.data.token_limits()
+    return open_features(
+        dataset,
+        modalities,
+        select={name: key for name, key in select.items() if name in modalities},
+        max_tokens={name: limit for name, limit in limits.items() if name in modalities},
+    )
 
 
 def build_model(experiment: Experiment, features: Features, *, item_counts: np.ndarray | None = None) -> ODMT:

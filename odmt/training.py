@@ -26,19 +26,18 @@ from tqdm import tqdm
 
 from odmt.attention import compile_blocks
 from odmt.config import DistillConfig, Experiment, TrainConfig
-from odmt.data.features import ItemFeatures, open_features
-from odmt.data.format import Dataset, find_dataset, open_dataset
+from odmt.data.format import find_dataset, open_dataset
 from odmt.data.loading import UserBatches, training_loader
 from odmt.data.splits import LeaveTwoOut
 from odmt.distill import sigmoid_ramp
 from odmt.evaluate import metrics, popularity_ranks, ranks
 from odmt.launch import start
 from odmt.model import ODMT
-from odmt.pretrained import build_model, load_weights, save_pretrained, save_weights
+from odmt.pretrained import build_model, features_of, load_weights, save_pretrained, save_weights
 from odmt.run_folder import RunFolder, flat, write_whole
 from odmt.types import Questions, Tensor
 
-__all__ = ["Progress", "evaluate", "features_of", "fit", "learning_rate", "run"]
+__all__ = ["Progress", "evaluate", "fit", "learning_rate", "run"]
 
 SELECTED_BY = "NDCG@10"
 """The epoch is chosen by this metric of the ensemble on validation; the test set is scored once, at the end."""
@@ -205,18 +204,6 @@ def learning_rate(step: int, settings: TrainConfig, steps: int) -> float:
 
 def _distill_weight(settings: DistillConfig, epochs: int | float) -> float:
     return settings.weight * sigmoid_ramp(epochs, settings.ramp_epochs)
-
-
-def features_of(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
-    """Open the features that an experiment reads; settings of modalities that it leaves out do not concern it."""
-    modalities = [name for name in experiment.model.streams if name != "id"]
-    select, limits = experiment.data.selected_features(), experiment.data.token_limits()
-    return open_features(
-        dataset,
-        modalities,  # settings of a modality that an ablation leaves out do not concern this run
-        select={name: key for name, key in select.items() if name in modalities},
-        max_tokens={name: limit for name, limit in limits.items() if name in modalities},
-    )
 
 
 def _validation_users(split: LeaveTwoOut, settings: TrainConfig, seed: int) -> np.ndarray:

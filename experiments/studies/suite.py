@@ -26,9 +26,9 @@ import yaml
 from odmt.config import ConfigError, Experiment, parse
 from odmt.data.format import Dataset
 from odmt.flags import UniqueKeyLoader
+from odmt.pretrained import features_of
 from odmt.run_folder import RunFolder
 from odmt.spec import did_you_mean
-from odmt.training import features_of
 
 __all__ = ["PlannedRun", "Suite", "SuiteError", "Variant", "plan", "read_suite"]
 
