@@ -1,34 +1,27 @@
-"""The content check counts rightly, decodes everything, survives decoders that die or hang, and shows what it found."""
+"""The content check counts rightly, decodes everything, and shows what it found."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import os
 import re
-import signal
-import time
 from html.parser import HTMLParser
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from data_adapters import check, check_histories, check_media
+from data_adapters import check
 from data_adapters.__main__ import main
 from data_adapters.check_content import Report, inspect
-from data_adapters.check_histories import HistoryFacts, walk
-from data_adapters.check_media import Job, decode_all
-from data_adapters.check_page import _bars, write_page
+from data_adapters.check_histories import walk
+from data_adapters.check_page import write_page
 from odmt.data.format import Dataset, DatasetError, open_dataset, write_dataset
+from tests.clips import write_clip
 from tests.pictures import cut_short, two_halves
-from tests.unit.data.test_clips import REAL as REAL_CLIPS
-from tests.unit.data.test_clips import write_clip
 from tests.unit.data.test_pictures import REAL as REAL_PICTURES
+from tests.unit.data.test_real_clips import REAL as REAL_CLIPS
 
 HISTORIES = [
     ("ann", [1, 2, 3, 4, 5], [10, 20, 30, 40, 40]),  # the test target is decided by the tie rule
@@ -225,78 +218,6 @@ def test_its_help_tells_the_exit_status(capsys: pytest.CaptureFixture[str]) -> N
     arguments = argparse.ArgumentParser()
     check.add_arguments(arguments)
     assert arguments.parse_args(["somewhere"]).html is None
-
-
-ROWS = st.lists(
-    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=7), min_size=1, max_size=8
-)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=ROWS, chunk=st.sampled_from([1, 3, 1000]))
-def test_counts_are_those_of_counting_one_by_one(
-    rows: list[list[tuple[int, int]]], chunk: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    rows = [[(item, time) for time, item in sorted((time, item) for item, time in row)] for row in rows]
-    histories = [(str(user), [item for item, _ in row], [time for _, time in row]) for user, row in enumerate(rows)]
-    dataset = write_dataset(
-        tmp_path / "any", name="any", histories=histories, items={"id": list("abcd")}, tie_rule="any", overwrite=True
-    )
-    monkeypatch.setattr(check_histories, "CHUNK", chunk)
-    facts = walk(dataset)
-    trained = {item for row in rows for item, _ in row[:-2]}
-    before = [[row[n][0] in [item for item, _ in row[:n]] for n in range(len(row))] for row in rows]
-    assert facts.repeats == sum(map(sum, before))
-    assert facts.repeaters == sum(map(any, before))
-    assert facts.exact == sum(len(row) - len(set(row)) for row in rows)
-    assert facts.tied_test == sum(len(row) > 1 and row[-1][1] == row[-2][1] for row in rows)
-    assert facts.tied_valid == sum(len(row) > 2 and row[-2][1] == row[-3][1] for row in rows)
-    assert facts.cold_tests == sum(row[-1][0] not in trained for row in rows)
-    assert facts.counts.tolist() == [sum(item == n for row in rows for item, _ in row) for n in range(5)]
-    assert (facts.first_time, facts.last_time) == (
-        min(t for r in rows for _, t in r),
-        max(t for r in rows for _, t in r),
-    )
-    assert facts.backwards == 0
-
-
-def test_bars_hold_every_user() -> None:
-    rng = np.random.default_rng(0)
-    lengths = np.bincount(rng.geometric(0.02, 5000) + 4, minlength=check_histories.LONGEST + 1)
-    bars = _bars(lengths)
-    assert sum(count for _, count in bars) == 5000
-    assert bars[0][0].startswith("5")
-    assert len(bars) <= 42
-    facts = HistoryFacts(lengths, np.zeros(1), np.zeros(1))
-    assert facts.quantile(0) == 5
-
-
-def dies(connection: Connection) -> None:
-    """Decode, but die over files named so, as a decoder with a fault in it would; or never return."""
-
-    def decode(job: Job) -> check_media.Outcome:
-        if job.path.name == "deadly.png":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if job.path.name == "endless.png":
-            time.sleep(600)
-        return original(job)
-
-    original = check_media.decode
-    check_media.decode = decode
-    check_media._serve(connection)
-
-
-def test_a_decoder_that_dies_or_hangs_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["a.png", "b.png", "deadly.png", "c.png", "endless.png", "d.png", "e.png"]
-    for name in names:
-        two_halves().save(tmp_path / name)
-    monkeypatch.setattr(check_media, "_serve", dies)
-    jobs = [Job(n, "image", tmp_path / name) for n, name in enumerate(names)]
-    found = {job.path.name: outcome.reason for job, outcome in decode_all(jobs, workers=2, limit=3)}
-    assert found.keys() == set(names)
-    assert found["deadly.png"] == "its decoder crashed (SIGSEGV)"
-    assert found["endless.png"] == "its decoder did not finish within 3 seconds"
-    assert [found[name] for name in names if found[name]] == [found["deadly.png"], found["endless.png"]]
 
 
 def test_ml_100k_is_as_published(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
