@@ -1,94 +1,23 @@
-"""ODMT's own release: three layouts, the LMDB of pickled pictures, and pickles that mean harm."""
+"""ODMT's own release: three layouts, their pictures, and what is wrong with a folder."""
 
 from __future__ import annotations
 
-import builtins
-import importlib
-import io
-import os
-import pickle
-import pickletools
-import subprocess
-import sys
-import types
 from argparse import Namespace
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import lmdb
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from data_adapters.__main__ import main
-from data_adapters.lmdb_pictures import read_pictures, unpickle_picture
 from data_adapters.odmt_release import read
-from data_adapters.text_files import ReleaseError
-from odmt.data.format import Dataset, open_dataset
-
-# the class as the release's scripts define it: in their __main__, which is not here when the LMDB is read
-SCRIPT = """
-class LMDB_Image:
-    def __init__(self, image, id=None):
-        if id is not None:
-            self.channels = image.shape[2]
-            self.size = image.shape[:2]
-        self.image = image.tobytes()
-        if id is not None:
-            self.id = id
-"""
-BEHAVIOURS = "A1\tB001 B002 B001 B003\nA2\tB002 B003  B001 B002 \n"
-TITLES = 'B001\tSoft "5 mm" brush\tset, red\nB002\tPaper\nB003\t\nB009\tNever bought\n'
-
-
-def pickled(image: np.ndarray, item: str | None = None, *, module: str = "__main__", protocol: int = 4) -> bytes:
-    """Pickle a picture as a script would whose module goes by that name."""
-    script = types.ModuleType(module)
-    exec(SCRIPT, vars(script))
-    there = sys.modules.get(module)
-    sys.modules[module] = script
-    try:
-        return pickle.dumps(vars(script)["LMDB_Image"](image, item), protocol=protocol)
-    finally:
-        del sys.modules[module]
-        if there is not None:
-            sys.modules[module] = there
-
-
-def database(path: Path, entries: Mapping[str, bytes], *, subdir: bool = False) -> Path:
-    """Build an LMDB as the release's 1_lmdb_build.py does."""
-    environment = lmdb.open(str(path), subdir=subdir, map_size=1 << 26)
-    with environment, environment.begin(write=True) as transaction:
-        for key, value in entries.items():
-            transaction.put(key.encode(), value)
-        transaction.put(b"__keys__", pickle.dumps([key.encode() for key in entries]))
-        transaction.put(b"__len__", pickle.dumps(len(entries)))
-    return path
-
-
-def noise(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+from odmt.data.format import Dataset
+from tests.unit.adapters.odmt_release import BEHAVIOURS, TITLES, amazon, database, noise, pickled, prepared
 
 
 def normalised(picture: np.ndarray) -> np.ndarray:
     """Do what ToTensor and Normalize(0.5, 0.5) do."""
     return ((picture.transpose(2, 0, 1).astype(np.float32) / 255) - np.float32(0.5)) / np.float32(0.5)
-
-
-def amazon(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "Arts_Crafts_and_Sewing_user_behaviours.tsv").write_text(BEHAVIOURS)
-    (folder / "Arts_Crafts_and_Sewing_text.tsv").write_text(TITLES)
-    return folder
-
-
-def prepared(raw: Path, *options: str) -> Dataset:
-    out = raw.parent / "out"
-    assert main(["odmt-release", "--raw", str(raw), "--out", str(out), "--min-events", "4", *options]) == 0
-    return open_dataset(out)
 
 
 def histories(dataset: Dataset) -> dict[str, list[str]]:
@@ -162,159 +91,6 @@ def test_stream_pictures_lose_their_normalisation_and_nothing_else(tmp_path: Pat
     assert np.array_equal(pixels(dataset)[0], picture)
 
 
-class Calls:
-    """Pickles as a call."""
-
-    def __init__(self, function: Callable, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple[Callable, tuple]:
-        return self.call
-
-
-def picture_holding(extra: Any) -> bytes:
-    """Pickle a picture, one of whose attributes is `extra`."""
-    script = types.ModuleType("__main__")
-    exec(SCRIPT, vars(script))
-    picture = vars(script)["LMDB_Image"](noise(1, 2, 2, 3), "1")
-    picture.id = extra
-    there, sys.modules["__main__"] = sys.modules["__main__"], script
-    try:
-        return pickle.dumps(picture)
-    finally:
-        sys.modules["__main__"] = there
-
-
-# a picture class, and by hand what the pickle module would not write of it
-EMPTY = b"\x80\x04\x8c\x08__main__\x8c\nLMDB_Image\x93)\x81"
-CLASS = b"\x80\x04\x8c\x08__main__\x8c\nLMDB_Image\x93"
-HOSTILE: dict[str, tuple[Callable[[str], bytes], str]] = {
-    "os.system": (lambda mark: pickle.dumps(Calls(os.system, f"touch {mark}")), "REDUCE"),
-    "eval": (lambda mark: pickle.dumps(Calls(eval, f"open({mark!r}, 'w')")), "REDUCE"),
-    "subprocess": (lambda mark: pickle.dumps(Calls(subprocess.Popen, ["touch", mark]), protocol=2), "Popen"),
-    "call inside a picture": (lambda mark: picture_holding(Calls(os.system, f"touch {mark}")), "REDUCE"),
-    "numpy array": (lambda mark: pickle.dumps(np.zeros(3)), "REDUCE"),
-    "numpy array in a picture": (lambda mark: picture_holding(np.zeros(3)), "REDUCE"),
-    "copyreg, protocol 1": (lambda mark: pickled(noise(1, 2, 2, 3), "1", protocol=1), "copy_reg._reconstructor"),
-    "old instance": (lambda mark: f"(S'touch {mark}'\nios\nsystem\n.".encode(), "STRING"),
-    "old object": (lambda mark: b"(cos\nsystem\nS'touch x'\no.", "os.system"),
-    "a global alone": (lambda mark: b"cos\nsystem\n.", "os.system"),
-    "a global alone, protocol 4": (lambda mark: pickle.dumps(os.getcwd), "posix.getcwd"),
-    "an attribute of the class": (
-        lambda mark: b"\x80\x04\x8c\x02os\x8c\x11LMDB_Image.system\x93.",
-        "LMDB_Image.system",
-    ),
-    "another class, built": (lambda mark: b"\x80\x04\x8c\x08builtins\x8c\x06object\x93)\x81.", "builtins.object"),
-    "the class called": (lambda mark: CLASS + b")R.", "REDUCE"),
-    "made with keywords": (lambda mark: CLASS + b")}\x92.", "NEWOBJ_EX"),
-    "the class itself": (lambda mark: CLASS + b".", "holds a type"),
-    "the class changed": (lambda mark: CLASS + b"N}\x8c\x01aK\x01s\x86b.", "broken"),
-    "setstate planted": (lambda mark: EMPTY + b"}\x8c\x0c__setstate__" + CLASS[2:] + b"sb}b.", "broken"),
-    "class planted": (lambda mark: EMPTY + b"}\x8c\t__class__" + CLASS[2:] + b"sb.", "attributes"),
-    "registered object": (lambda mark: b"\x80\x02\x82\x01.", "EXT1"),
-    "persistent object": (lambda mark: b"Pwherever\n.", "PERSID"),
-    "buffer from outside": (lambda mark: b"\x80\x05\x97.", "NEXT_BUFFER"),
-    "huge memo": (lambda mark: b"\x80\x04Nr\xff\xff\xff\x7f.", "LONG_BINPUT"),
-    "long pickle": (lambda mark: b"\x80\x04" + b"N0" * 99 + b"N.", "POP"),
-    "many steps": (lambda mark: b"\x80\x04" + b"N" * 99 + b".", "more than 64"),
-    "text": (lambda mark: pickle.dumps("B001"), "holds a str"),
-    "no pickle": (lambda mark: b"\xff\xd8\xff\xe0 a JPEG as it is", "broken"),
-    "nothing": (lambda mark: b"", "broken"),
-    "cut off": (lambda mark: pickled(noise(1, 4, 4, 3), "1")[:-20], "broken"),
-}
-
-
-def only_codecs(name: str, *args: Any, **kwargs: Any) -> Any:
-    assert name.startswith("encodings"), f"the pickle imported {name}"
-    return importlib.__import__(name, *args, **kwargs)
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_harmful_pickles_are_refused_by_key_and_nothing_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    make, word = HOSTILE[kind]
-    mark = tmp_path / "ran"
-    value = make(str(mark))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(builtins, "__import__", only_codecs)
-        with pytest.raises(pickle.UnpicklingError) as caught:
-            unpickle_picture(value)
-    assert word in str(caught.value)
-    raw = amazon(tmp_path / "raw")
-    database(raw / "Arts_image.lmdb", {"B001": pickled(noise(1, 4, 4, 3), "B001"), "B002": value})
-    out = tmp_path / "out"
-    assert main(["odmt-release", "--raw", str(raw), "--out", str(out), "--min-events", "4"]) == 1
-    message = capsys.readouterr().err
-    assert "Arts_image.lmdb, key 'B002'" in message
-    assert "Nothing of it was executed" in message
-    assert not mark.exists()
-    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
-
-
-@given(cuts=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=6)), min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
-def test_damaged_pickles_are_refused_or_harmless(cuts: list[tuple[int, int, bytes]]) -> None:
-    value = pickled(noise(1, 2, 2, 3), "1", protocol=4)
-    for place, length, insert in cuts:
-        value = value[: place % len(value)] + insert + value[place % len(value) + length :] or b"."
-    try:
-        found = unpickle_picture(value)
-    except pickle.UnpicklingError:
-        return
-    assert found.keys() <= {"image", "size", "channels", "id"}
-
-
-def test_the_index_pickles_are_not_opened(tmp_path: Path) -> None:
-    raw = amazon(tmp_path / "raw")
-    path = database(raw / "Arts_image.lmdb", {"B001": pickled(noise(1, 4, 4, 3), "B001")})
-    environment = lmdb.open(str(path), subdir=False, map_size=1 << 26)
-    with environment, environment.begin(write=True) as transaction:
-        transaction.put(b"__keys__", pickle.dumps(Calls(os.system, f"touch {tmp_path / 'ran'}")))
-    assert prepared(raw).info.modalities["image"] == 1
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    "key", ["../../x", "/etc/x", "a/b", "..", ".hidden", "a\\b", "a\0b", "-rf", "", "é", "a" * 300, "a\n"]
-)
-def test_keys_that_lead_elsewhere_are_refused(tmp_path: Path, key: str) -> None:
-    if not key or len(key) > 200:
-        entries = {"a" * 201: pickled(noise(1, 4, 4, 3), "1")}  # LMDB itself takes no empty and no longer keys
-    else:
-        entries = {key: pickled(noise(1, 4, 4, 3), "1")}
-    with pytest.raises(ReleaseError, match=r"x\.lmdb, key .*: no item id that can name a file"):
-        list(read_pictures(database(tmp_path / "x.lmdb", entries)))
-
-
-@pytest.mark.parametrize(
-    ("value", "word"),
-    [
-        (pickled(np.zeros((3, 224, 224), np.float64)), "1,204,224 bytes without a size"),
-        (pickled(np.zeros((2, 3, 224, 224), np.float32)), r"float32 of shape \(3, 224, 224\) has 602,112"),
-        (pickled(np.full((3, 224, 224), np.nan, np.float32)), "values from nan"),
-        (pickled(np.full((3, 224, 224), 2.1179, np.float32)), "values from 2.118"),
-        (pickled((noise(5, 3, 224, 224) / np.float32(255)).astype(np.float32)), "normalised with mean 0.5"),
-        (pickled(noise(1, 4, 4, 3).astype(np.float32), "1"), "192 bytes do not make a picture of size"),
-        (pickled(noise(1, 4, 4, 2), "1"), "channels 2"),
-        (pickletools.optimize(pickled(np.zeros(0, np.uint8).reshape(0, 4, 3), "1")), "0 bytes do not make"),
-    ],
-    ids=["float64", "a clip", "nan", "imagenet", "not normalised", "float with size", "two channels", "empty"],
-)
-def test_pictures_in_another_form_are_refused(tmp_path: Path, value: bytes, word: str) -> None:
-    with pytest.raises(ReleaseError, match=rf"x\.lmdb, key 'B7'.*{word}"):
-        list(read_pictures(database(tmp_path / "x.lmdb", {"B7": value})))
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_channels(tmp_path: Path, channels: int) -> None:
-    picture = noise(6, 4, 5, channels)
-    ((name, content),) = read_pictures(database(tmp_path / "x.lmdb", {"7": pickled(picture, "7")}))
-    assert name == "7.png"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))).reshape(picture.shape), picture)
-
-
 def test_only_pictures_that_this_run_wrote_are_named_as_such(tmp_path: Path) -> None:
     raw = amazon(tmp_path / "raw")
     arguments = Namespace(out=tmp_path / "out", extract=None)
@@ -322,33 +98,6 @@ def test_only_pictures_that_this_run_wrote_are_named_as_such(tmp_path: Path) -> 
     database(raw / "Arts_image.lmdb", {"B001": pickled(noise(1, 4, 4, 3), "B001")})
     assert read(raw, arguments).extracted == tmp_path / "out-images"
     assert read(raw, arguments).extracted is None
-
-
-@pytest.mark.parametrize("subdir", [False, True])
-def test_a_database_cut_off_in_its_download_is_refused(tmp_path: Path, subdir: bool) -> None:
-    entries = {f"B{number:03}": pickled(noise(number, 60, 60, 3), "B") for number in range(40)}
-    path = database(tmp_path / "pictures.lmdb", entries, subdir=subdir)
-    data = path / "data.mdb" if subdir else path
-    size = data.stat().st_size
-    os.truncate(data, size // 2)
-    # in a process of its own: reading on would kill it
-    program = (
-        "import pathlib, sys; from data_adapters.lmdb_pictures import read_pictures; "
-        "list(read_pictures(pathlib.Path(sys.argv[1])))"
-    )
-    ended = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert f"ReleaseError: {path}: {size // 2:,} bytes of {size:,} are there; it is cut off" in ended.stderr
-
-
-def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
-    path = database(tmp_path / "pictures.lmdb", {f"B{i:03}": pickled(noise(i, 9, 9, 3), "B") for i in range(200)})
-    data = bytearray(path.read_bytes())
-    for page in range(2 * 4096, len(data), 4096):
-        data[page + 10 : page + 12] = b"\xff\xff"  # the kind of each page
-    path.write_bytes(data)
-    with pytest.raises(ReleaseError, match=r"pictures.lmdb: no LMDB that can be read \(.*download it again"):
-        list(read_pictures(path))
 
 
 def test_pictures_of_another_lmdb_are_not_taken_for_these(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
