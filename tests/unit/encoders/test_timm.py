@@ -1,0 +1,153 @@
+"""timm models: their tokens against the plain model, every family, and weights that fit or do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from odmt.encoders import EncoderError, Unreadable, load_encoder
+from odmt.encoders.image import TimmImage
+from odmt.encoders.torchvision_mend import mend_torchvision
+from tests.unit.encoders.tokens import arrays
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"picture{i}.png" for i in range(3)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def timm_tokens(model: str, pictures: list[Path], *, seed: int = 0) -> torch.Tensor:
+    """Run the plain timm model on the plain transform."""
+    mend_torchvision()
+    import timm
+    import timm.data
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = timm.create_model(model, num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    inputs = torch.stack([transform(Image.open(path).convert("RGB")) for path in pictures])  # pyright: ignore[reportCallIssue, reportArgumentType]
+    with torch.no_grad():
+        return network.forward_features(inputs)
+
+
+def test_vit_tokens_are_the_class_token_and_the_patches(pictures: list[Path]) -> None:
+    theirs = timm_tokens("test_vit", pictures)
+    encoder = load_encoder("image", "test_vit(pretrained=False)")
+    ours = np.stack(arrays(encoder, pictures))
+    assert ours.shape == (3, 101, encoder.width)
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+
+
+def test_cnn_tokens_are_the_mean_and_the_map(pictures: list[Path]) -> None:
+    theirs = timm_tokens("test_resnet", pictures)
+    encoder = load_encoder("image", "test_resnet(pretrained=False)")
+    ours = np.stack(arrays(encoder, pictures))
+    rows, columns = theirs.shape[2:]
+    assert ours.shape == (3, 1 + rows * columns, encoder.width)
+    np.testing.assert_allclose(ours[:, 0], theirs.mean(dim=(2, 3)).numpy(), atol=1e-5)
+    np.testing.assert_allclose(ours[:, 1 + columns + 2], theirs[:, :, 1, 2].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "patches"),
+    [
+        ("test_convnext", 25),
+        ("test_mambaout", 25),  # channels last
+        ("test_maxvit", 25),
+        ("test_vit_relpos", 100),  # no class token
+        ("deit_tiny_distilled_patch16_224", 196),  # a distillation token beside the class token
+    ],
+)
+def test_every_family_gives_a_summary_and_its_patches(model: str, patches: int, pictures: list[Path]) -> None:
+    encoder = load_encoder("image", f"{model}(pretrained=False)")
+    assert arrays(encoder, pictures[:1])[0].shape == (1 + patches, encoder.width)
+
+
+def test_a_broken_picture_does_not_disturb_its_batch(pictures: list[Path]) -> None:
+    encoder = load_encoder("image", "test_vit(pretrained=False)")
+    whole = arrays(encoder, pictures)
+    pictures[1].write_bytes(b"")
+    first, second, third = encoder.encode(pictures)
+    assert isinstance(first, np.ndarray)
+    assert isinstance(second, Unreadable)
+    assert isinstance(third, np.ndarray)
+    np.testing.assert_allclose(first, whole[0], atol=1e-5)
+    np.testing.assert_allclose(third, whole[2], atol=1e-5)
+    assert all(isinstance(one, Unreadable) for one in encoder.encode([pictures[1]]))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_weights_of_a_local_file(suffix: str, pictures: list[Path], tmp_path: Path) -> None:
+    mend_torchvision()
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(7)
+    state = timm.create_model("test_vit", num_classes=3).state_dict()  # with a head, which is not asked for
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    encoder = load_encoder("image", f"test_vit(checkpoint={str(path)!r})")
+    drawn = load_encoder("image", "test_vit(pretrained=False)")
+    assert encoder.recipe()["weights"] != drawn.recipe()["weights"]
+    assert str(tmp_path) not in f"{encoder.recipe()} {encoder.name}"
+    assert isinstance(encoder, TimmImage)
+    loaded = encoder.model.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in loaded)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"nothing": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(EncoderError, match=r"of its weights .* and holds 1 others"):
+        load_encoder("image", f"test_vit(checkpoint={str(tmp_path / 'other.safetensors')!r})")
+    with pytest.raises(EncoderError, match=r"there is no checkpoint nowhere.pth"):
+        load_encoder("image", "test_vit(checkpoint='nowhere.pth')")
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(EncoderError, match="does not fit"):
+        load_encoder("image", f"test_vit(checkpoint={str(tmp_path / 'broken.safetensors')!r})")
+    (tmp_path / "broken.pth").write_bytes(b"no tensors")
+    with pytest.raises(EncoderError, match="does not fit"):
+        load_encoder("image", f"test_vit(checkpoint={str(tmp_path / 'broken.pth')!r})")
+
+
+def test_drawn_weights_are_the_same_every_time_and_leave_the_callers_numbers_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, second = (load_encoder("image", "test_vit(pretrained=False)").recipe() for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_bf16_is_another_recipe_and_close(pictures: list[Path]) -> None:
+    full, fast = (load_encoder("image", "test_vit(pretrained=False)", **o) for o in ({}, {"bf16": True}))
+    assert full.recipe() != fast.recipe()
+    a, b = arrays(full, pictures[:1])[0], arrays(fast, pictures[:1])[0]
+    assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet81", "timm has no model 'resnet81'; did you mean 'resnet18'"),
+        ("test_vit(pretraind=False)", "takes no argument 'pretraind'; did you mean 'pretrained'"),
+        ("test_vit", r"test_vit\(checkpoint=\"path/to/model.safetensors\"\)"),
+        ("test_vit.no_such_tag", "no_such_tag"),
+    ],
+)
+def test_wrong_models_are_answered(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_encoder("image", name)
