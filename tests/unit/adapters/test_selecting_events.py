@@ -95,6 +95,7 @@ some_options = st.builds(
 
 def selected(engine: Engine, release: Release, options: Options) -> tuple[Histories, dict[str, int]]:
     """Run what lies below `prepare`, without a folder."""
+    engine.run("DROP VIEW IF EXISTS chosen")
     for table in ("events", "numbered", "user_ids", "item_ids", "kept_users", "kept_items", "lengths"):
         engine.run(f"DROP TABLE IF EXISTS {table}")
     facts = load_events(engine, release)
