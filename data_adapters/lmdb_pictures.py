@@ -70,7 +70,7 @@ def unpickle_picture(value: bytes) -> Mapping[str, Any]:
     try:
         _check_steps(value)
         picture = _OnlyPictures(io.BytesIO(value)).load()
-    except (ValueError, TypeError, AttributeError, EOFError, IndexError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, EOFError, IndexError, KeyError, OverflowError) as error:
         raise pickle.UnpicklingError(f"it is broken ({error})") from error
     if type(picture) is not SimpleNamespace:
         raise pickle.UnpicklingError(f"it holds a {type(picture).__name__}")

@@ -16,7 +16,7 @@ from typing import Any
 import lmdb
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_adapters.__main__ import main
@@ -117,6 +117,7 @@ def test_harmful_pickles_are_refused_by_key_and_nothing_runs(
 
 @given(cuts=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=6)), min_size=1, max_size=4))
 @settings(max_examples=300, deadline=None)
+@example(cuts=[(158, 2, b"\x95\x00")])  # a frame of more than 2**63 bytes
 def test_damaged_pickles_are_refused_or_harmless(cuts: list[tuple[int, int, bytes]]) -> None:
     value = pickled(noise(1, 2, 2, 3), "1", protocol=4)
     for place, length, insert in cuts:
