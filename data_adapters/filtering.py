@@ -61,8 +61,11 @@ def select_events(engine: Engine, options: Options, facts: EventFacts, *, where:
     if options.max_events is not None:
         key = f"events older than the newest {options.max_events} of a user"
         newest = f"QUALIFY row_number() OVER (PARTITION BY u ORDER BY time DESC, place DESC) <= {options.max_events}"
-        dropped[key] = _keep(engine, f"SELECT numbered.* FROM numbered SEMI JOIN kept_users USING (u) {newest}")
+        # `numbered` may still hold the events of users that are left out, which are counted above
+        (before,) = engine.one("SELECT sum(n)::BIGINT FROM kept_users")
+        _keep(engine, f"SELECT numbered.* FROM numbered SEMI JOIN kept_users USING (u) {newest}")
         _replace(engine, "kept_users", "SELECT u, count(*) AS n FROM numbered GROUP BY u")
+        dropped[key] = before - engine.one("SELECT sum(n)::BIGINT FROM kept_users")[0]
     if options.users is not None:
         (users,) = engine.one("SELECT count(*) FROM kept_users")
         _replace(engine, "kept_users", f"SELECT * FROM kept_users ORDER BY u LIMIT {options.users}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_adapters.engine import Engine
@@ -28,20 +28,56 @@ any_example = settings(max_examples=15, deadline=None, suppress_health_check=[He
 
 def expected_histories(events: Sequence[Event], options: Options) -> Histories:
     """Apply the options the plain way."""
+    return expected_of(events, options)[0]
+
+
+def expected_of(events: Sequence[Event], options: Options) -> tuple[Histories, dict[str, int]]:
+    """Apply the options the plain way, and count what each leaves out."""
+    dropped: dict[str, int] = {}
     kept = [e for e in events if options.min_rating is None or e[3] >= options.min_rating]
-    by_user: dict[str, list[tuple[str, int]]] = {}
+    if options.min_rating is not None:
+        dropped[f"events rated below {options.min_rating:g}"] = len(events) - len(kept)
+    whole: Histories = {}
     for user, item, when, _ in sorted(kept, key=lambda e: e[2]):
-        by_user.setdefault(user, []).append((item, when))
-    by_user = {user: without_repeats(history, options.repeats) for user, history in by_user.items()}
+        whole.setdefault(user, []).append((item, when))
+    whole = {user: without_repeats(history, options.repeats) for user, history in whole.items()}
+    if options.repeats != "keep":
+        dropped[f"repeated events (--repeats {options.repeats})"] = len(kept) - size_of(whole)
+    core = core_of(whole, options)
+    if options.k_core > 1:
+        few = f"users outside the {options.k_core}-core, or with fewer than {options.min_events} events"
+        dropped[few] = len(whole) - len(core)
+        dropped[f"items outside the {options.k_core}-core"] = len(items_of(whole)) - len(items_of(core))
+        dropped["events of those users and items"] = size_of(whole) - size_of(core)
+    else:
+        dropped[f"users with fewer than {options.min_events} events"] = len(whole) - len(core)
+        dropped["events of those users"] = size_of(whole) - size_of(core)
+    newest = core
+    if options.max_events is not None:
+        newest = {user: history[-options.max_events :] for user, history in core.items()}
+        dropped[f"events older than the newest {options.max_events} of a user"] = size_of(core) - size_of(newest)
+    chosen = sorted(newest)[: options.users]
+    if options.users is not None:
+        dropped[f"users after the first {options.users}"] = len(newest) - len(chosen)
+    return {user: newest[user] for user in chosen}, dropped
+
+
+def core_of(histories: Histories, options: Options) -> Histories:
     while True:
-        counts = Counter(item for history in by_user.values() for item, _ in history)
-        core = {u: [e for e in h if counts[e[0]] >= options.k_core] for u, h in by_user.items()}
+        counts = Counter(item for history in histories.values() for item, _ in history)
+        core = {u: [e for e in h if counts[e[0]] >= options.k_core] for u, h in histories.items()}
         core = {u: h for u, h in core.items() if len(h) >= max(options.min_events, options.k_core)}
-        if core == by_user:
-            break
-        by_user = core
-    chosen = sorted(by_user)[: options.users]
-    return {user: by_user[user][-(options.max_events or len(by_user[user])) :] for user in chosen}
+        if core == histories:
+            return core
+        histories = core
+
+
+def size_of(histories: Histories) -> int:
+    return sum(map(len, histories.values()))
+
+
+def items_of(histories: Histories) -> set[str]:
+    return {item for history in histories.values() for item, _ in history}
 
 
 def without_repeats(history: list[tuple[str, int]], policy: str) -> list[tuple[str, int]]:
@@ -77,11 +113,20 @@ NAMES = [
     "x\ny",
     "-1",
 ]
-users = st.sampled_from(NAMES[:8])
-items = st.sampled_from(NAMES)
+names = st.sampled_from(NAMES)
 times = st.integers(START, START + 6)
-ratings = st.sampled_from([0.0, 1.0, 2.5, 3.0, 5.0])
-some_events = st.lists(st.tuples(users, items, times, ratings), min_size=1, max_size=80)
+ratings = st.sampled_from([0.0, 1.0, 2.5, 3.0, 4.0, 5.0])
+
+
+def events_among(pools: tuple[list[str], list[str]]) -> st.SearchStrategy[list[Event]]:
+    users, items = map(st.sampled_from, pools)
+    return st.lists(st.tuples(users, items, times, ratings), min_size=30, max_size=90)
+
+
+# few users and items, so that most examples keep something, and of many names in turn
+some_events = st.tuples(
+    st.lists(names, min_size=3, max_size=6, unique=True), st.lists(names, min_size=5, max_size=9, unique=True)
+).flatmap(events_among)
 some_options = st.builds(
     Options,
     min_rating=st.sampled_from([None, None, 1.0, 2.6]),
@@ -113,11 +158,12 @@ def selected(engine: Engine, release: Release, options: Options) -> tuple[Histor
 
 @settings(any_example, max_examples=30)
 @given(events=some_events, options=some_options)
+@example([*[("a", "x", START, 1.0)] * 7, ("b", "x", START, 1.0)], Options(min_events=4, max_events=6))  # one each
 def test_options_choose_what_plain_python_chooses(
     engine: Engine, tmp_path: Path, events: list[Event], options: Options
 ) -> None:
     release = Release([Delimited(write_events(tmp_path / "events.csv", events), COLUMNS)])
-    expected = expected_histories(events, options)
+    expected, left_out = expected_of(events, options)
     if not expected:
         with pytest.raises(ReleaseError, match=r"nothing is left|none of its|no event is rated"):
             selected(engine, release, options)
@@ -125,10 +171,10 @@ def test_options_choose_what_plain_python_chooses(
     found, dropped = selected(engine, release, options)
     assert found == expected
     assert list(found) == sorted(expected)
+    assert dropped == left_out
     if options.users is None:
-        left_out = sum(count for reason, count in dropped.items() if "events" in reason.split(" with ")[0])
-        assert len(events) - left_out == sum(map(len, found.values()))
-    assert all(count >= 0 for count in dropped.values())
+        left_out_events = sum(count for why, count in dropped.items() if "events" in why.split(" with ")[0])
+        assert len(events) - left_out_events == size_of(found)
 
 
 @any_example
@@ -153,7 +199,7 @@ def test_the_order_of_lines_decides_between_ties_alone(
 
 
 @settings(any_example, max_examples=10)
-@given(events=st.lists(st.tuples(users, items, times, ratings), min_size=4, max_size=40), pad=st.booleans())
+@given(events=some_events, pad=st.booleans())
 def test_nothing_is_lost_between_the_file_and_the_folder(tmp_path: Path, events: list[Event], pad: bool) -> None:
     events = [*events, *(("full", f"item {n}" if pad else "7", START, 1.0) for n in range(4))]
     write_events(tmp_path / "raw/events.csv", events)
