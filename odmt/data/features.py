@@ -47,6 +47,8 @@ SCHEMA = 1
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 KEY = re.compile(r"[0-9a-f]{16}")
 IDENTITY = ("modality", "dataset", "settings", "width")
+POOLED = "mean of "
+"""What stands before an encoder's name where each item has the mean of its tokens alone."""
 
 
 @runtime_checkable
@@ -133,9 +135,9 @@ def open_features(
 ) -> ItemFeatures:
     """Map the features of `modalities` that belong to `dataset`; milliseconds, whatever their size.
 
-    `select` chooses among several caches of a modality by encoder name or by the beginning of a key; `max_tokens` reads
-    no more than so many tokens per item. Raises `FeatureError` where there are no features, several, damaged ones, or
-    only ones that were made for another dataset.
+    `select` chooses among several caches of a modality by encoder name (where tokens were pooled, with or without "mean
+    of ") or by the beginning of a key; `max_tokens` reads no more than so many tokens per item. Raises `FeatureError`
+    where there are no features, several, damaged ones, or only ones that were made for another dataset.
     """
     for modality in select:
         if modality not in modalities:
@@ -198,9 +200,10 @@ def _choose(dataset: FeaturedDataset, modality: str, wanted: str | None) -> tupl
         )
     chosen = {f: r for f, r in fitting.items() if wanted is None or _is_meant(wanted, f.name, str(r["encoder"]))}
     if len(chosen) != 1:
-        listing = "".join(f"\n  {folder.name}  {recipe['encoder']}" for folder, recipe in fitting.items())
+        among = chosen or fitting
+        listing = "".join(f"\n  {folder.name}  {recipe['encoder']}" for folder, recipe in among.items())
         problem = "several caches" if wanted is None else f"{len(chosen) or 'no'} caches that match {wanted!r}"
-        example = next(iter(fitting)).name
+        example = next(iter(among)).name
         raise FeatureError(
             f"{root} has {problem} of {modality} features; choose with --data.features {modality}={example} "
             f"among:{listing}"
@@ -226,8 +229,10 @@ def _read_recipes(folders: Sequence[Path], wanted: str | None) -> dict[Path, Map
 
 
 def _is_meant(wanted: str, key: str, encoder: str) -> bool:
-    # An encoder is named with or without its revision (`name@revision`) and its arguments (`tfidf(dim=64)`).
-    return key.startswith(wanted) or wanted in (encoder, re.split(r"[@(]", encoder)[0])
+    # An encoder is named with or without its revision (`name@revision`) and its arguments (`tfidf(dim=64)`), and so are
+    # the means of its tokens, with or without what says so: `tfidf` is each of the two, so that none is taken silently.
+    names = {encoder, encoder.removeprefix(POOLED)}
+    return key.startswith(wanted) or wanted in names | {re.split(r"[@(]", name)[0] for name in names}
 
 
 def _open_table(folder: Path, recipe: Mapping[str, Any], num_items: int) -> TokenTable:

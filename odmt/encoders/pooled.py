@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from odmt.data.features import POOLED
 from odmt.encoders import Content, Encoder, Fitted, Unreadable
 
 __all__ = ["MeanPooled"]
@@ -17,7 +18,7 @@ class MeanPooled:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self.name = f"mean of {encoder.name}"
+        self.name = f"{POOLED}{encoder.name}"
         self.width = encoder.width
 
     def recipe(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -214,6 +215,22 @@ def test_several_caches_need_a_choice(tmp_path: Path) -> None:
         chosen = open_features(shelf, ["text"], select={"text": wanted})
         assert chosen.tables["text"].folder == tmp_path / "features" / "text" / keys["ours@1f"]
     assert open_features(shelf, ["text"], select={"text": "tfidf"}).tables["text"].folder is not None
+
+
+@pytest.mark.parametrize("name", ["ours", "ours@1f", "ours(dim=2)"])
+def test_an_encoder_is_found_by_its_name_where_its_tokens_were_pooled(tmp_path: Path, name: str) -> None:
+    shelf = Shelf(tmp_path)
+    pooled = write_features(shelf, encoder=f"mean of {name}", seed=0).name
+    other = write_features(shelf, encoder="mean of ours_too", seed=1).name
+    for wanted in ("ours", name, "mean of ours", f"mean of {name}"):
+        assert open_features(shelf, ["text"], select={"text": wanted}).keys == {"text": pooled}
+    whole = write_features(shelf, encoder=name, seed=2).name
+    for wanted in ("ours", name):
+        with pytest.raises(FeatureError, match=f"2 caches that match '{re.escape(wanted)}'") as caught:
+            open_features(shelf, ["text"], select={"text": wanted})
+        assert {key for key in (pooled, whole, other) if f"\n  {key}  " in str(caught.value)} == {pooled, whole}
+        assert re.search(rf"--data.features text=({pooled}|{whole}) ", str(caught.value))
+    assert open_features(shelf, ["text"], select={"text": f"mean of {name}"}).keys == {"text": pooled}
 
 
 def edit_recipe(folder: Path, **changes: object) -> None:
