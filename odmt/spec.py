@@ -116,11 +116,11 @@ class Call:
             raise SpecError(f"{self.name}: {name} is of type {expected}, not {type(value).__name__} ({value!r})")
 
 
-def parse_call(text: str, *, known: Mapping[str, str], kind: str) -> Call:
+def parse_call(text: str, *, known: Mapping[str, str], kind: str, typed: str = "") -> Call:
     """Read `name`, `name(key=literal, ...)` or `package.module:Name(...)`; nothing is imported yet.
 
-    `known` maps the short names to import paths, `kind` names the component in errors ("backbone").
-    Raises SpecError naming the offending part.
+    `known` maps the short names to import paths, `kind` names the component in errors ("backbone"), which cite `typed`
+    where `text` was made of what somebody typed. Raises SpecError naming the offending part.
     """
     name, bracket, rest = text.strip().partition("(")
     name = name.rstrip()
@@ -131,7 +131,7 @@ def parse_call(text: str, *, known: Mapping[str, str], kind: str) -> Call:
     if ":" not in name and name not in known:
         own = "(a class of your own is written package.module:Name)"
         raise SpecError(f"unknown {kind} {name!r}; {did_you_mean(name, known)} {own}")
-    arguments = _parse_arguments(bracket + rest, f"{kind} {text!r}") if bracket else {}
+    arguments = _parse_arguments(bracket + rest, f"{kind} {typed or text!r}") if bracket else {}
     return Call(name, known.get(name, name), arguments, kind)
 
 

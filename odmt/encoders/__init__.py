@@ -6,8 +6,11 @@ An encoder is chosen by name: a `transformers` model (hub name or folder) or `tf
 
 from __future__ import annotations
 
+import ast
 import difflib
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from odmt.spec import Call, parse_call
+from odmt.spec import Call, SpecError, parse_call
 
 __all__ = ["Content", "Encoder", "EncoderError", "Fitted", "Unreadable", "load_encoder"]
 
@@ -27,6 +30,8 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
     "image": {"histogram": "odmt.encoders.image:Histogram", "timm": "odmt.encoders.image:TimmImage"},
 }
 """Encoders per modality; the last of each takes any other name as its `model`."""
+VALUE = re.compile(r"""(\w\s*=\s*)([^,()'"\[\]{}]+)""")
+"""An argument's value that no quotes enclose, as a shell leaves it that took them for its own."""
 
 
 class EncoderError(ValueError):
@@ -95,8 +100,31 @@ def _parse(modality: str, name: str) -> Call:
         head, arguments = match[1].strip(), match[2]
     kind = f"{modality} encoder"
     if head in known or re.fullmatch(r"[\w.]+:\w+", head):
-        return parse_call(name, known=known, kind=kind)
+        return _read(head, arguments, known=known, kind=kind, typed=name)
     if not Path(head).exists() and (close := difflib.get_close_matches(head, known, n=1, cutoff=0.7)):
         raise EncoderError(f"unknown {kind} {head!r}; did you mean {close[0]!r}?")
-    call = parse_call(f"{fallback}{arguments}", known=known, kind=kind)
-    return replace(call, arguments={"model": head, **call.arguments})
+    call = _read(fallback, arguments, known=known, kind=kind, typed=name)
+    return replace(call, name=head, arguments={"model": head, **call.arguments})
+
+
+def _read(target: str, arguments: str, *, known: Mapping[str, str], kind: str, typed: str) -> Call:
+    """Read TARGET(...), where `typed` is what the user wrote; say where quotes are all that it lacks."""
+    try:
+        return parse_call(f"{target}{arguments}", known=known, kind=kind, typed=typed)
+    except SpecError as error:
+        quoted = VALUE.sub(_quoted, arguments)
+        try:
+            parse_call(f"{target}{quoted}", known=known, kind=kind).check(["model"])
+        except SpecError:
+            raise error from None  # quotes are not what it lacks
+        command = shlex.quote(typed.partition("(")[0] + quoted)
+        raise SpecError(f"{error}; text values need quotes: --encoder {command}") from error
+
+
+def _quoted(value: re.Match[str]) -> str:
+    text = value[2].strip()
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return value[1] + json.dumps(text, ensure_ascii=False)
+    return value[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from odmt.encoders import EncoderError, Unreadable, load_encoder
 from odmt.encoders.image import TimmImage
 from odmt.encoders.torchvision_mend import mend_torchvision
+from odmt.spec import SpecError
 from tests.unit.encoders.tokens import arrays
 
 
@@ -143,7 +145,8 @@ def test_bf16_is_another_recipe_and_close(pictures: list[Path]) -> None:
     ("name", "message"),
     [
         ("resnet81", "timm has no model 'resnet81'; did you mean 'resnet18'"),
-        ("test_vit(pretraind=False)", "takes no argument 'pretraind'; did you mean 'pretrained'"),
+        ("test_vit(pretraind=False)", "^test_vit takes no argument 'pretraind'; did you mean 'pretrained'"),
+        ("test_vit(False)", r"^image encoder 'test_vit\(False\)': arguments go by name; write key=False$"),
         ("test_vit", r"test_vit\(checkpoint=\"path/to/model.safetensors\"\)"),
         ("test_vit.no_such_tag", "no_such_tag"),
     ],
@@ -151,3 +154,40 @@ def test_bf16_is_another_recipe_and_close(pictures: list[Path]) -> None:
 def test_wrong_models_are_answered(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_encoder("image", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("test_vit(checkpoint=/tmp/x.safetensors)", 'test_vit(checkpoint="/tmp/x.safetensors")'),
+        ("test_vit(checkpoint=weights/x.pth, bf16=True)", 'test_vit(checkpoint="weights/x.pth", bf16=True)'),
+        ("test_vit( bf16 = True, checkpoint = my x.pth )", 'test_vit( bf16 = True, checkpoint = "my x.pth")'),
+        (
+            "odmt.encoders.image:TimmImage(model=test_vit, pretrained=False)",
+            'odmt.encoders.image:TimmImage(model="test_vit", pretrained=False)',
+        ),
+    ],
+)
+def test_a_text_without_quotes_is_answered_with_the_right_command(name: str, right: str) -> None:
+    with pytest.raises(SpecError, match="text values need quotes: --encoder") as caught:
+        load_encoder("image", name)
+    message = str(caught.value)
+    assert message.startswith(f"image encoder {name!r}")
+    assert message.endswith(f"--encoder '{right}'")
+    assert "timm(" not in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_vit(checkpoint=",
+        "test_vit(checkpoint='x)",
+        "test_vit(checkpoint='x', checkpoint=y)",
+        "histogram(bins=eight)",
+        "no.such.package:Encoder(path=/tmp/x)",
+    ],
+)
+def test_no_command_is_proposed_that_would_be_refused_too(name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(name)) as caught:
+        load_encoder("image", name)
+    assert "need quotes" not in str(caught.value)
