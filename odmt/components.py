@@ -41,7 +41,11 @@ DISTILL_LOSSES = {
     "ranking": "odmt.distill_losses:TopRanking",
 }
 
-ENSEMBLES = {"mean": "odmt.ensembles:Mean", "weighted": "odmt.ensembles:Weighted"}
+ENSEMBLES = {
+    "mean": "odmt.ensembles:Mean",
+    "weighted": "odmt.ensembles:Weighted",
+    "fitted": "odmt.ensembles:Fitted",
+}
 
 CONTEXT = ("dim", "dropout", "length", "widths", "streams", "num_items")
 """What a component's constructor may ask for beside its own arguments."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from odmt.distill import ensemble
-from odmt.types import Tensor
+from odmt.stacking import stacked_weights
+from odmt.types import Float, Int, Questions, Streams, Tensor
 
-__all__ = ["Mean", "Weighted"]
+__all__ = ["Fitted", "Mean", "Weighted"]
 
 
 class Mean(nn.Module):
@@ -38,8 +39,37 @@ class Weighted(nn.Module):
         self.log_weights = nn.ParameterDict({name: nn.Parameter(start.clone()) for name in streams})
 
     def forward(self, scores: Mapping[str, Tensor]) -> Tensor:
-        (first, z), *others = [(name, z) for name, z in scores.items() if name != "ensemble"]
-        total = self.log_weights[first].exp() * z
-        for name, z in others:
-            total = total + self.log_weights[name].exp() * z
-        return total
+        return _sum({name: weight.exp() for name, weight in self.log_weights.items()}, scores)
+
+
+class Fitted(nn.Module):
+    """Add the streams' scores, each times a weight that is fitted to the targets of validation users after every epoch
+    (see `odmt.stacking`). Until then it is the mean. No weight is trained, and none has to be positive.
+    """
+
+    trained = False
+
+    def __init__(self, streams: Sequence[str]) -> None:
+        super().__init__()
+        self.streams = tuple(streams)
+        self.weights: Tensor
+        self.register_buffer("weights", torch.full((len(streams),), 1.0 / len(streams)))
+
+    def fit(
+        self, states: Callable[[Int[Tensor, "users length"]], Streams], tables: Streams, questions: Questions
+    ) -> Float[Tensor, " streams"]:
+        """Set the weights, and return them; arguments as of `odmt.stacking.stacked_weights`."""
+        if len(self.streams) > 1:
+            self.weights.copy_(stacked_weights(states, {name: tables[name] for name in self.streams}, questions))
+        return self.weights
+
+    def forward(self, scores: Mapping[str, Tensor]) -> Tensor:
+        return _sum(dict(zip(self.streams, self.weights.unbind(), strict=True)), scores)
+
+
+def _sum(weights: Mapping[str, Tensor], scores: Mapping[str, Tensor]) -> Tensor:
+    (first, weight), *others = weights.items()
+    total = weight * scores[first]
+    for name, weight in others:  # not stacked: a copy of all scores would cost more than their sum
+        total = total + weight * scores[name]
+    return total

@@ -38,7 +38,7 @@ class ODMT(ItemEncoder):
     similarity: of states and items: "product", or "cosine(scale=16)", see `odmt.similarity`.
     loss: a component call of `odmt.ranking`: "in_batch(popularity=1.0)", "full", "sampled(draws=512)", "gbce(t=0.75)".
     distill: edges along which streams teach each other; by default none.
-    ensemble: "mean" or "weighted", see `odmt.ensembles`.
+    ensemble: "mean", "fitted" or "weighted", see `odmt.ensembles`.
     item_counts: [num_items + 1] how often each item occurs in training, for the popularity correction of the ranking
         loss and the drawing of items; without it no correction is made and items are drawn uniformly.
     length: longest history that will be read.
@@ -149,11 +149,10 @@ class ODMT(ItemEncoder):
         m = weights(slice(None))
         logits = {name: candidate_logits(states[name], vectors[name], correction) for name in self.streams}
         losses = {"ranking": torch.stack([self.loss(z, rows.targets, m) for z in logits.values()]).sum()}
-        teachers = logits
         if self.ensemble.trained:
             streams = logits if self.ensemble.joint else {name: z.detach() for name, z in logits.items()}
             losses["ensemble"] = self.loss(self.ensemble(streams), rows.targets, m)
-            teachers = {**logits, "ensemble": self.ensemble(logits)}
+        teachers = {**logits, "ensemble": self.ensemble(logits)} if self.distill.edges else logits
         return {**losses, "distill": distill_weight * self.distill(teachers, m, rows.targets)}
 
     def _hidden_events(self, mask: Bool[Tensor, "users length"]) -> Bool[Tensor, "users length"] | None:

@@ -63,7 +63,8 @@ class ModelConfig:
     """What a target competes with: in_batch, corrected for popularity; sampled(draws=512); gbce(draws=256, t=0.75);
     full, the whole catalogue (ids and small catalogues, no distillation)."""
     ensemble: str = "mean"
-    """How streams' scores are combined: mean, or weighted (a trained weight per stream)."""
+    """How streams' scores are combined: mean; fitted, a weight per stream that makes the targets of validation most
+    likely; weighted, one that is trained."""
     dropout: float = 0.1
     """Dropout wherever a component's call does not set its own."""
     id_init: str = "random"

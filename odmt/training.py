@@ -25,19 +25,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from odmt.attention import compile_blocks
-from odmt.config import DistillConfig, Experiment, TrainConfig
+from odmt.config import Experiment, TrainConfig
 from odmt.data.format import find_dataset, open_dataset
 from odmt.data.loading import UserBatches, training_loader
 from odmt.data.splits import LeaveTwoOut
-from odmt.distill import sigmoid_ramp
 from odmt.evaluate import metrics, popularity_ranks, ranks
 from odmt.launch import start
 from odmt.model import ODMT
 from odmt.pretrained import build_model, features_of, load_weights, save_pretrained, save_weights
 from odmt.run_folder import RunFolder, flat, write_whole
-from odmt.types import Questions, Tensor
+from odmt.schedules import distillation_weight, learning_rate
+from odmt.types import Questions, Streams, Tensor
 
-__all__ = ["Progress", "evaluate", "fit", "learning_rate", "run"]
+__all__ = ["Progress", "evaluate", "fit", "run"]
 
 SELECTED_BY = "NDCG@10"
 """The epoch is chosen by this metric of the ensemble on validation; the test set is scored once, at the end."""
@@ -132,13 +132,13 @@ def fit(
         started = time.monotonic()
         batches.epoch = progress.epoch
         progress.epoch += 1
-        distill_weight = _distill_weight(experiment.distill, progress.epoch)
+        distill_weight = distillation_weight(experiment.distill, progress.epoch)
         what = f"epoch {progress.epoch}/{settings.epochs}"
         bar = tqdm(loader, desc=what, unit="step", disable=not accelerator.is_main_process)
         wrapped.train()
         for number, batch in enumerate(bar, start=1):
             if experiment.distill.ramp_by == "step":
-                distill_weight = _distill_weight(experiment.distill, progress.epoch - 1 + number / len(batches))
+                distill_weight = distillation_weight(experiment.distill, progress.epoch - 1 + number / len(batches))
             losses = wrapped(batch.to(accelerator.device), distill_weight=distill_weight)
             accelerator.backward(sum(losses.values()))
             if settings.clip:
@@ -154,7 +154,11 @@ def fit(
                 line = {"step": progress.step, "epoch": progress.epoch, "lr": schedule.get_last_lr()[0], "loss": values}
                 _log(accelerator, folder, line)
 
-        valid = {head: metrics(found) for head, found in evaluate(model, questions, experiment, accelerator).items()}
+        tables = model.encode_catalogue()
+        if fit_ensemble := getattr(model.ensemble, "fit", None):
+            fit_ensemble(partial(model.states, tables=tables), tables, questions)
+        found = evaluate(model, questions, experiment, accelerator, tables)
+        valid = {head: metrics(ranked) for head, ranked in found.items()}
         if valid["ensemble"][SELECTED_BY] > progress.best_score:
             progress.best_epoch, progress.best_valid = progress.epoch, valid
             if accelerator.is_main_process:
@@ -171,12 +175,14 @@ def fit(
 
 
 def evaluate(
-    model: ODMT, questions: Questions, experiment: Experiment, accelerator: Accelerator
+    model: ODMT, questions: Questions, experiment: Experiment, accelerator: Accelerator, tables: Streams | None = None
 ) -> dict[str, np.ndarray]:
-    """Rank the targets of `questions` with every stream and the ensemble, shared among processes, in float32."""
-    tables = model.encode_catalogue()
+    """Rank the targets of `questions` with every stream and the ensemble, shared among processes, in float32; `tables`
+    of `encode_catalogue` save making them again.
+    """
+    tables = model.encode_catalogue() if tables is None else tables
     found = ranks(
-        lambda histories: model.states(histories, tables),
+        partial(model.states, tables=tables),
         {name: tables[name] for name in model.streams},
         questions,
         combine=model.ensemble,
@@ -192,18 +198,6 @@ def evaluate(
     return {
         head: _reduce(accelerator, torch.from_numpy(r).to(device), "sum").cpu().numpy() for head, r in found.items()
     }
-
-
-def learning_rate(step: int, settings: TrainConfig, steps: int) -> float:
-    """Scale the learning rate at `step` of `steps`: linear warm-up, then constant, cosine or linear down to 0."""
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    done = min(1.0, (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps))
-    return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[settings.schedule]
-
-
-def _distill_weight(settings: DistillConfig, epochs: int | float) -> float:
-    return settings.weight * sigmoid_ramp(epochs, settings.ramp_epochs)
 
 
 def _validation_users(split: LeaveTwoOut, settings: TrainConfig, seed: int) -> np.ndarray:

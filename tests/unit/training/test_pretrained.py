@@ -17,12 +17,15 @@ from odmt.training import run
 from tests.unit.training.tiny_runs import experiment
 
 
-def test_the_saved_model_scores_as_the_trained_one(dataset: Path, tmp_path: Path) -> None:
-    folder = run(experiment(dataset, tmp_path))
+@pytest.mark.parametrize("ensemble", ["mean", "fitted"])
+def test_the_saved_model_scores_as_the_trained_one(dataset: Path, tmp_path: Path, ensemble: str) -> None:
+    folder = run(experiment(dataset, tmp_path, f"--model.ensemble={ensemble}"))
     features = open_features(open_dataset(dataset), ["text"])
     model = from_pretrained(folder / "model", features)
     tables = model.encode_catalogue()
     again = from_pretrained(folder / "model", features)
+    if ensemble == "fitted":
+        assert model.ensemble.weights.unique().numel() == 2  # no longer the mean
     scores = model.score(torch.tensor([[0, 1, 3]]), tables)
     for name, expected in again.score(torch.tensor([[0, 1, 3]]), again.encode_catalogue()).items():
         assert torch.equal(scores[name], expected)

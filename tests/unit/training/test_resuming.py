@@ -42,11 +42,12 @@ training.run(parse(sys.argv[3:], configs=Path(sys.argv[1])))
 """
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
-def test_a_killed_run_resumes_to_the_same_end(dataset: Path, tmp_path: Path, epoch: int) -> None:
+@pytest.mark.parametrize(("epoch", "ensemble"), [(1, "mean"), (3, "fitted")])
+def test_a_killed_run_resumes_to_the_same_end(dataset: Path, tmp_path: Path, epoch: int, ensemble: str) -> None:
     """Kill the process without warning, before or after its first checkpoint; resumed, it ends as if nothing was."""
-    whole = run(experiment(dataset, tmp_path, "--name=whole", "--train.epochs=4"))
-    argv = arguments(dataset, tmp_path, "--name=killed", "--train.epochs=4")
+    settings = ["--train.epochs=4", f"--model.ensemble={ensemble}"]
+    whole = run(experiment(dataset, tmp_path, "--name=whole", *settings))
+    argv = arguments(dataset, tmp_path, "--name=killed", *settings)
     command = [sys.executable, "-c", DIE, str(tmp_path), str(epoch), *argv]
     died = subprocess.run(command, env={**os.environ, "ODMT_CHECK_SHAPES": "0"}, check=False)
     settings = parse(argv, configs=tmp_path)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from odmt.training import learning_rate, run
+from odmt.schedules import learning_rate
+from odmt.training import run
 from tests.tiny import NUM_USERS
 from tests.unit.training.tiny_runs import experiment, fresh_accelerator, lines
 
