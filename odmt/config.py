@@ -92,7 +92,15 @@ def parse(argv: Sequence[str], *, configs: Path) -> Experiment:
 
 def _find_config(sources: Sources, configs: Path) -> Path | None:
     if sources.config is not None:
-        return Path(sources.config)
+        path = Path(sources.config)
+        name = path.stem if path.suffix in (".yaml", ".yml") else path.name
+        meant = configs / f"{name}.yaml"
+        if not path.exists() and meant.is_file():
+            raise ConfigError(
+                f"{path} does not exist, but {configs} holds {meant.name}; start from it with --config {meant}, or lay "
+                f"it over the dataset's own settings with --ablation {name}"
+            )
+        return path
     if sources.dataset is None:
         return None
     path = configs / f"{Path(sources.dataset).absolute().name}.yaml"

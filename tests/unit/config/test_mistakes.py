@@ -80,6 +80,14 @@ def test_a_file_that_is_not_there_is_answered_with_those_that_are(configs: Path)
     assert answer == f"{configs / 'nothing.yaml'} does not exist; {configs} holds cpu.yaml, sample.yaml"
 
 
+@pytest.mark.parametrize("name", ["cpu", "cpu.yaml", "elsewhere/cpu.yml"])
+def test_a_name_where_a_path_belongs_is_answered_with_both_ways(name: str, configs: Path) -> None:
+    assert refused(["--dataset", "sample", "--config", name], configs) == (
+        f"{name} does not exist, but {configs} holds cpu.yaml; start from it with --config {configs / 'cpu.yaml'}, or "
+        "lay it over the dataset's own settings with --ablation cpu"
+    )
+
+
 def test_an_unknown_ablation_is_answered_with_the_nearest(configs: Path) -> None:
     places = f"{configs.parent / 'ablations'} or {configs}"
     answer = refused(["--dataset", "sample", "--ablation", "no_distil"], configs)
