@@ -104,7 +104,10 @@ def prepare(
                     from data_adapters.ready_features import write_features  # brings torch
 
                     write_features(sealed, release.features, {path: sha256 for path, (_, sha256) in hashes.items()})
-                return Prepared(writer.publish(), was_there=False)
+                dataset = writer.publish()
+                for folder, why in writer.lost.items():
+                    print(f"warning: removed {folder}: {why}; encode again if you need them", file=sys.stderr)
+                return Prepared(dataset, was_there=False)
         except duckdb.Error as error:
             raise DatasetError(
                 f"{out}: writing failed ({str(error).splitlines()[0]}); nothing was kept. "

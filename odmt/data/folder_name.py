@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import yaml
+
 from odmt.data.manifest import DatasetError
 from odmt.data.reading import open_dataset
 
@@ -84,9 +86,13 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def take_name(partial: Path, path: Path, *, overwrite: bool) -> None:
-    """Rename `partial` to `path`; of a dataset that is overwritten, features of the same content are kept."""
+def take_name(partial: Path, path: Path, *, overwrite: bool) -> dict[Path, str]:
+    """Rename `partial` to `path`; of a dataset that is overwritten, features of the same content are kept.
+
+    Returns the feature folders that were not kept, and why.
+    """
     open_dataset(partial)  # what cannot be opened must not replace what can
+    lost: dict[Path, str] = {}
     if not overwrite or not path.exists():
         os.rename(partial, path)  # refused where another writer was faster
     else:
@@ -97,21 +103,45 @@ def take_name(partial: Path, path: Path, *, overwrite: bool) -> None:
         except OSError:
             os.rename(replaced, path)
             raise
-        _keep_features(replaced, path)
+        lost = _keep_features(replaced, path)
         shutil.rmtree(replaced)
     flush(path.parent)
+    return lost
 
 
-def _keep_features(replaced: Path, path: Path) -> None:
+def _keep_features(replaced: Path, path: Path) -> dict[Path, str]:
+    """Move features of the same content to the new folder; return the others, by the path they had, and why not."""
+    lost: dict[Path, str] = {}
+    for folder in sorted((replaced / "features").glob("*")):
+        why = _why_lost(replaced, path, folder.name)
+        for cache in sorted(folder.glob("*")):
+            kept = path / "features" / folder.name / cache.name
+            if why:
+                lost[kept] = why + _made_by(cache)
+            elif not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(cache, kept)
+    return lost
+
+
+def _why_lost(replaced: Path, path: Path, modality: str) -> str:
+    """Say why features of a modality do not belong to the new folder; "" where they do."""
     try:
         old, new = open_dataset(replaced), open_dataset(path)
     except DatasetError:
-        return  # a damaged folder cannot say what its features were made from
-    for modality in old.info.modalities.keys() & new.info.modalities.keys():
-        if old.content_fingerprint(modality) != new.content_fingerprint(modality):
-            continue
-        for cache in (replaced / "features" / modality).glob("*"):
-            kept = path / "features" / modality / cache.name
-            if not kept.exists():
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(cache, kept)
+        return "the replaced folder was damaged, so what they were made from is unknown"
+    if modality not in new.info.modalities:
+        return f"there is no {modality} any more"
+    if modality not in old.info.modalities:
+        return f"there was no {modality} that they could be made from"
+    if old.content_fingerprint(modality) == new.content_fingerprint(modality):
+        return ""
+    before, now = (dataset.info.content.get("items.id") for dataset in (old, new))
+    return "the items changed" if before and before != now else f"the items' {modality} content changed"
+
+
+def _made_by(cache: Path) -> str:
+    try:
+        return f" (encoder: {yaml.safe_load((cache / 'recipe.yaml').read_text(encoding='utf-8'))['encoder']})"
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
+        return ""  # it goes anyhow

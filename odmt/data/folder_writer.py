@@ -47,6 +47,7 @@ class DatasetWriter:
         if self.path.name in ("", ".."):
             raise DatasetError(f"{path} has no name of its own; name the folder to write, such as data/NAME")
         self.overwrite = overwrite
+        self.lost: Mapping[Path, str] = {}
         self._end = ExitStack()
         self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}-{next(WRITERS)}")
 
@@ -143,11 +144,14 @@ class DatasetWriter:
             raise self._failed(error) from error
 
     def publish(self) -> Dataset:
-        """Give the sealed folder its name; of a folder that it replaces, keep features of the same content."""
+        """Give the sealed folder its name; of a folder that it replaces, keep features of the same content.
+
+        `lost` then names the feature folders that were not kept, and why.
+        """
         check_free(self.path, overwrite=self.overwrite)  # another writer may have been faster
         try:
             shutil.rmtree(self.partial / "scratch", ignore_errors=True)
-            take_name(self.partial, self.path, overwrite=self.overwrite)
+            self.lost = take_name(self.partial, self.path, overwrite=self.overwrite)
         except OSError as error:
             raise self._failed(error) from error
         return open_dataset(self.path)

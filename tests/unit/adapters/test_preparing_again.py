@@ -111,3 +111,43 @@ def test_the_only_copy_of_packed_media_is_not_overwritten(raw: Path, tmp_path: P
     assert len(list((out / "media/image/covers").iterdir())) == 5
     again = run(raw, out, replace(packed, k_core=2), toy=toy, overwrite=True).dataset
     assert [p and p.is_file() for p in again.media("image")] == [True] * 5 + [None]
+
+
+def rename_items(raw: Path) -> None:
+    write_events(raw / "events.csv", [("c", f"i{n}", START, 1) for n in range(1, 8)])
+
+
+LOSSES: dict[str, tuple[dict[str, object], Callable[[Path, Path], object], dict[str, str]]] = {
+    "nothing": ({}, lambda raw, out: None, {}),
+    "another text": ({}, lambda raw, out: None, {"text": "the items' text content changed"}),
+    "no text": ({"catalogues": (), "text": ""}, lambda raw, out: None, {"text": "there is no text any more"}),
+    "other items": ({}, lambda raw, out: rename_items(raw), dict.fromkeys(("image", "text"), "the items changed")),
+    "damaged": (
+        {},
+        lambda raw, out: (out / "users.parquet").unlink(),
+        dict.fromkeys(("image", "text"), "the replaced folder was damaged, so what they were made from is unknown"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_features_that_overwriting_removes_are_named_with_the_reason(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    about, change, lost = LOSSES[kind]
+    out = tmp_path / "out"
+    run(raw, out, toy=adapter(**FULL))
+    for modality in ("image", "text"):
+        cache = out / "features" / modality / ("0" * 16)
+        cache.mkdir(parents=True)
+        (cache / "recipe.yaml").write_text(f"encoder: tiny {modality}\n")
+    change(raw, out)
+    options = replace(LOOSE, text="brand") if kind == "another text" else LOOSE
+    run(raw, out, options, toy=adapter(**(FULL | about)), overwrite=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "features" in line]
+    assert lines == [
+        f"warning: removed {out}/features/{modality}/{'0' * 16}: {why} (encoder: tiny {modality}); encode again if you "
+        "need them"
+        for modality, why in lost.items()
+    ]
+    assert {m for m in ("image", "text") if (out / "features" / m / ("0" * 16)).is_dir()} == {"image", "text"} - {*lost}
