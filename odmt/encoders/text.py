@@ -146,14 +146,22 @@ class Tfidf:
         return [scaled[i : i + 1] if known[i] else scaled[:0] for i in range(len(rows))]
 
 
+def precision_argument(version: str) -> str:
+    """Name the argument that tells that version's `from_pretrained` the precision; from 4.56 on the old name warns."""
+    major, minor = map(int, version.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
 def _load(model: str) -> tuple[Any, nn.Module, str]:
+    import transformers
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
         # fp32 whatever the checkpoint holds, so that precision is ours to choose.
-        network, report = AutoModel.from_pretrained(model, output_loading_info=True, torch_dtype=torch.float32)
+        precision = {precision_argument(transformers.__version__): torch.float32}
+        network, report = AutoModel.from_pretrained(model, output_loading_info=True, **precision)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise EncoderError(_not_loaded(model, error)) from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))

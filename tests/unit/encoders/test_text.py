@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from odmt.encoders import EncoderError, load_encoder
-from odmt.encoders.text import TransformersText
+from odmt.encoders.text import TransformersText, precision_argument
 from odmt.encoders.torchvision_mend import mend_torchvision
 from tests.unit.encoders.tokens import arrays
 
@@ -152,6 +153,29 @@ def test_a_half_precision_checkpoint_is_computed_in_full(tmp_path: Path) -> None
     encoder = load_encoder("text", str(tmp_path / "half"))
     assert isinstance(encoder, TransformersText)
     assert next(encoder.model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [("4.51.0", "torch_dtype"), ("4.55.4", "torch_dtype"), ("4.56.0", "dtype"), ("5.0.0rc1", "dtype")],
+)
+def test_the_precision_goes_by_the_name_that_transformers_knows(version: str, name: str) -> None:
+    assert precision_argument(version) == name
+
+
+def test_loading_a_model_warns_of_nothing(bert: Path) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())
+    transformers_logging.warning_once.cache_clear()  # an earlier test may have been told
+    transformers_logging.add_handler(handler)
+    try:
+        load_encoder("text", str(bert))
+    finally:
+        transformers_logging.remove_handler(handler)
+    assert told == []
 
 
 @pytest.mark.parametrize(
