@@ -17,7 +17,7 @@ if os.environ.get("ODMT_CHECK_SHAPES") == "1":
     jaxtyping.install_import_hook("odmt", "beartype.beartype")
 
 if TYPE_CHECKING:
-    from odmt.backbones import HSTU, BERT4Rec, GRU4Rec, LRURec, NextItNet, SASRec
+    from odmt.backbones import HSTU, BERT4Rec, GRU4Rec, LRURec, NextItNet, Recency, SASRec
     from odmt.data.features import ItemFeatures
     from odmt.data.loading import make_batch
     from odmt.data.splits import LeaveTwoOut
@@ -48,6 +48,7 @@ __all__ = [
     "LeaveTwoOut",
     "NextItNet",
     "Questions",
+    "Recency",
     "SASRec",
     "Streams",
     "TiedHead",
@@ -65,6 +66,7 @@ _MODULES = {
     "HSTU": "odmt.backbones",
     "LRURec": "odmt.backbones",
     "NextItNet": "odmt.backbones",
+    "Recency": "odmt.backbones",
     "SASRec": "odmt.backbones",
     "ItemFeatures": "odmt.data.features",
     "make_batch": "odmt.data.loading",

@@ -22,6 +22,7 @@ BACKBONES = {
     "bert4rec": "odmt.backbones.bert4rec:BERT4Rec",
     "hstu": "odmt.backbones.hstu:HSTU",
     "lrurec": "odmt.backbones.lrurec:LRURec",
+    "recency": "odmt.backbones.recency:Recency",
     "huggingface": "odmt.backbones.huggingface:huggingface",
 }
 

@@ -8,6 +8,7 @@ from odmt.backbones.gru4rec import GRU4Rec
 from odmt.backbones.hstu import HSTU
 from odmt.backbones.lrurec import LRURec
 from odmt.backbones.nextitnet import NextItNet
+from odmt.backbones.recency import Recency
 from odmt.backbones.sasrec import SASRec
 
-__all__ = ["HSTU", "BERT4Rec", "GRU4Rec", "LRURec", "NextItNet", "SASRec"]
+__all__ = ["HSTU", "BERT4Rec", "GRU4Rec", "LRURec", "NextItNet", "Recency", "SASRec"]

@@ -22,6 +22,8 @@ CAUSAL = [
     "nextitnet(dilations=[1, 2], kernel=2)",
     "hstu",
     "lrurec",
+    "recency",
+    "recency(decay=1.0, scale=2.0)",
     *(f"huggingface(model_type={name!r})" for name in TESTED if name not in BOTH_WAYS),
     "huggingface(model_type='bert', is_decoder=True)",
 ]
@@ -225,6 +227,8 @@ def test_a_history_too_long_for_its_positions_is_refused(call: str) -> None:
         ("hstu(heads=3)", "dim=16 is not divisible by heads=3"),
         ("hstu(heads=0)", "dim=16 is not divisible by heads=0"),
         ("lrurec(layers=0)", "layers=0: LRURec needs at least one"),
+        ("recency(decay=0.0)", r"decay=0\.0, scale=8\.0: a decay is above 0"),
+        ("recency(scale=0.0)", r"decay=0\.7, scale=0\.0: a decay is above 0"),
         ("lrurec(head=2)", "lrurec takes no argument 'head'; there is dim, layers, dropout"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from odmt.backbones import HSTU, BERT4Rec, GRU4Rec, LRURec, NextItNet
+from odmt.backbones import HSTU, BERT4Rec, GRU4Rec, LRURec, NextItNet, Recency
 from odmt.backbones.lrurec import by_doubling, by_row
 
 DIM, LENGTH = 6, 8
@@ -120,3 +120,12 @@ def test_bert4rec_reads_the_mask_vector_where_an_event_is_hidden() -> None:
     torch.testing.assert_close(backbone(x, mask, hidden), backbone.reader(filled, mask))
     assert not torch.allclose(backbone(x, mask, hidden), backbone(x, mask, torch.zeros_like(mask)))
     assert backbone.hide_rate == 0.3
+
+
+def test_recency_is_a_mean_that_forgets() -> None:
+    x = torch.eye(4)[None, :3]
+    backbone = Recency(4, length=3, decay=0.5, scale=2.0)
+    states = backbone(x, torch.ones(1, 3, dtype=torch.bool))[0].detach()
+    torch.testing.assert_close(
+        states, 2 * F.normalize(torch.tensor([[1.0, 0, 0, 0], [0.5, 1, 0, 0], [0.25, 0.5, 1, 0]]))
+    )
