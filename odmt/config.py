@@ -132,6 +132,8 @@ def check(experiment: Experiment) -> None:
         for name in pairs.keys() - {*model.streams, *MODALITIES}:
             raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, (*model.streams, *MODALITIES))}")
     _check_component(model.backbone, BACKBONES, "backbone")
+    for call in model.backbones_of_streams().values():
+        _check_component(call, BACKBONES, "stream_backbones")
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_component(model.similarity, SIMILARITIES, "similarity")
     _check_component(model.loss, LOSSES, "loss")
@@ -180,7 +182,8 @@ def _heads(model: ModelConfig) -> tuple[str, ...]:
         return model.streams
     arguments = parse_call(model.join, known=JOINS, kind="join").arguments
     joined = arguments.get("at", "item")
-    return (*model.streams, joined) if arguments.get("keep") else (joined,)
+    kept = arguments.get("keep", False)
+    return (*(kept if isinstance(kept, list | tuple) else model.streams if kept else ()), joined)
 
 
 def to_yaml(experiment: Experiment) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from odmt.attention import Block
 from odmt.dropout import Dropout
-from odmt.types import Bool, Float, Streams, Tensor
+from odmt.principal import mean_content, principal
+from odmt.types import Bool, Features, Float, Streams, Tensor
 
 __all__ = ["IDAwareTransformer", "Independent", "mean_of_tokens"]
 
@@ -125,29 +127,53 @@ class IDAwareTransformer(nn.Module):
 
 class Independent(nn.Module):
     """Give every stream its own vector, without exchange: the id as it is, content as the mean of its tokens through
-    an MLP, and a learned vector where an item lacks it.
+    a map, and a learned vector where an item lacks it.
+
+    content: what that map is. "mlp", two layers that start at random and must learn what is alike. "pca", one linear
+        layer onto vectors of length 1 that starts with what the encoder knows: the catalogue's principal directions,
+        each divided by the fourth root of its variance, half the way to whitening, since a few directions that all
+        texts share hold most of it (arXiv 2103.15316). Items start as near to each other as their content.
     """
 
-    def __init__(self, widths: Mapping[str, int], dim: int) -> None:
+    def __init__(self, widths: Mapping[str, int], dim: int, *, content: Literal["mlp", "pca"] = "mlp") -> None:
         super().__init__()
+        if content not in ("mlp", "pca"):
+            raise ValueError(f"content={content!r} is neither 'mlp' nor 'pca'")
         self.streams = tuple(widths)
-        self.maps = nn.ModuleDict({name: _map(name, width, dim) for name, width in widths.items()})
-        content = [name for name in widths if name != "id"]
-        self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in content})
+        self.content = content
+        self.maps = nn.ModuleDict({name: _map(name, width, dim, content) for name, width in widths.items()})
+        self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in widths if name != "id"})
 
     def forward(self, tokens: Streams, masks: Streams) -> Streams:
         vectors = {name: self.maps[name](mean_of_tokens(tokens[name], masks[name])) for name in self.streams}
         for name, missing in self.missing.items():
+            made = F.normalize(vectors[name], dim=1, eps=1e-6) if self.content == "pca" else vectors[name]
             present = masks[name].any(1, keepdim=True)
-            vectors[name] = torch.where(present, vectors[name], missing.to(vectors[name].dtype))
+            vectors[name] = torch.where(present, made, missing.to(made.dtype))
         return vectors
+
+    @torch.no_grad()
+    def start_from(self, features: Features) -> None:
+        """Set the maps to where they start; `ItemEncoder` calls this once it has made a fusion."""
+        if self.content == "pca":
+            for name in self.missing:
+                _start_at_principal(self.maps[name], mean_content(features, name))
+
+
+def _start_at_principal(layer: nn.Module, content: Float[Tensor, "items width"]) -> None:
+    assert isinstance(layer, nn.Linear)
+    mean, axes, variances = principal(content, layer.out_features)
+    known = variances > 1e-9 * variances.max()
+    rows = (axes[:, known] * variances[known] ** -0.25).T
+    layer.weight.zero_()[: len(rows)] = rows
+    layer.bias.zero_()[: len(rows)] = -rows @ mean
 
 
 def _two_layers(width: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, dim), nn.LeakyReLU(), nn.Linear(dim, dim))
 
 
-def _map(name: str, width: int, dim: int) -> nn.Module:
+def _map(name: str, width: int, dim: int, content: str) -> nn.Module:
     if name == "id":
         return nn.Identity() if width == dim else nn.Linear(width, dim)
-    return _two_layers(width, dim)
+    return nn.Linear(width, dim) if content == "pca" else _two_layers(width, dim)

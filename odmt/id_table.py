@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from odmt.principal import principal
 from odmt.types import Features, Tensor
 
 __all__ = ["start_of_ids"]
@@ -49,10 +50,7 @@ def _narrowed(start: Tensor, width: int) -> Tensor:
     if start.shape[1] == width:
         return start
     there = start.any(1)
-    centred = start[there].double() - start[there].double().mean(0)
-    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :width]
-    # the sign of an axis is arbitrary; make it the same everywhere
-    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    mean, axes, _ = principal(start[there], width)
     narrowed = torch.zeros(len(start), width)
-    narrowed[there] = (centred @ axes).float()
+    narrowed[there] = ((start[there].double() - mean) @ axes).float()
     return narrowed

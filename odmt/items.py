@@ -75,6 +75,8 @@ class ItemEncoder(nn.Module):
         context = {"dim": dim, "dropout": dropout, "widths": widths}
         fusion = build_component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
         self.fusion = checked_module(fusion, "fusion")
+        if start := getattr(self.fusion, "start_from", None):
+            start(features)
         fused: tuple[str, ...] = tuple(self.fusion.streams)  # pyright: ignore[reportArgumentType]
         self.join: Join | None = (
             None if join == "none" else build_component(join, JOINS, "join", {"dim": dim, "streams": fused})
@@ -82,7 +84,8 @@ class ItemEncoder(nn.Module):
         self.vectors = fused
         """Streams that a call of `encode` gives."""
         if self.join is not None:
-            self.vectors = (self.join.at,) if self.join.at == "item" and not self.join.keep else (*fused, self.join.at)
+            # users are joined from the states of all streams, which are read whether they stay heads or not
+            self.vectors = (*(self.join.kept if self.join.at == "item" else fused), self.join.at)
 
     @property
     def device(self) -> torch.device:

@@ -2,8 +2,8 @@
 one backbone per stream, states joined at each position), or nowhere (late: scores are averaged).
 
 A join takes the vectors of all streams, [..., dim] each, and gives one. `at` and `keep` say what `ODMT` does with it:
-the joined stream is called "item" or "user" after the place, and stands alone, or with `keep` beside the others, as a
-head, teacher and student of its own.
+the joined stream is called "item" or "user" after the place, and stands alone, or beside the others that `keep` names
+(True keeps all), as a head, teacher and student of its own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["AttentionJoin", "Concatenate", "Gate", "Join", "Sum"]
 
 
 class Join(nn.Module):
-    """Hold where a join stands, and whether the streams that it joins stay heads beside it."""
+    """Hold where a join stands, and which of the streams that it joins stay heads beside it (`kept`)."""
 
-    def __init__(self, streams: Sequence[str], *, at: str, keep: bool) -> None:
+    def __init__(self, streams: Sequence[str], *, at: str, keep: bool | Sequence[str]) -> None:
         super().__init__()
         if at not in ("item", "user"):
             raise ValueError(f"at={at!r} is neither 'item' nor 'user'")
@@ -30,13 +30,22 @@ class Join(nn.Module):
             raise ValueError(f"a join needs two streams, and there is {', '.join(streams)}; write --model.join none")
         if at in streams:
             raise ValueError(f"a stream is called {at!r}, as the joined one would be; rename its features' folder")
-        self.joined, self.at, self.keep = tuple(streams), at, keep
+        self.joined, self.at = tuple(streams), at
+        if isinstance(keep, str):
+            raise ValueError(f"keep={keep!r} is True, False or a list of streams; write keep=[{keep!r}]")
+        self.kept = (self.joined if keep else ()) if isinstance(keep, bool) else tuple(keep)
+        if unknown := [name for name in self.kept if name not in streams]:
+            raise ValueError(
+                f"keep names {', '.join(unknown)}, but the streams that are joined are {', '.join(streams)}"
+            )
 
 
 class Sum(Join):
     """Add the vectors."""
 
-    def __init__(self, streams: Sequence[str], *, at: Literal["item", "user"] = "item", keep: bool = False) -> None:
+    def __init__(
+        self, streams: Sequence[str], *, at: Literal["item", "user"] = "item", keep: bool | Sequence[str] = False
+    ) -> None:
         super().__init__(streams, at=at, keep=keep)
 
     def forward(self, vectors: Streams) -> Float[Tensor, "*places dim"]:
@@ -47,7 +56,12 @@ class Concatenate(Join):
     """Put the vectors side by side and through a two-layer MLP."""
 
     def __init__(
-        self, streams: Sequence[str], dim: int, *, at: Literal["item", "user"] = "item", keep: bool = False
+        self,
+        streams: Sequence[str],
+        dim: int,
+        *,
+        at: Literal["item", "user"] = "item",
+        keep: bool | Sequence[str] = False,
     ) -> None:
         super().__init__(streams, at=at, keep=keep)
         self.map = nn.Sequential(nn.Linear(len(streams) * dim, dim), nn.LeakyReLU(), nn.Linear(dim, dim))
@@ -62,7 +76,12 @@ class Gate(Join):
     """
 
     def __init__(
-        self, streams: Sequence[str], dim: int, *, at: Literal["item", "user"] = "item", keep: bool = False
+        self,
+        streams: Sequence[str],
+        dim: int,
+        *,
+        at: Literal["item", "user"] = "item",
+        keep: bool | Sequence[str] = False,
     ) -> None:
         super().__init__(streams, at=at, keep=keep)
         self.gates = nn.Linear(len(streams) * dim, len(streams) * dim)
@@ -79,7 +98,12 @@ class AttentionJoin(Join):
     """
 
     def __init__(
-        self, streams: Sequence[str], dim: int, *, at: Literal["item", "user"] = "item", keep: bool = False
+        self,
+        streams: Sequence[str],
+        dim: int,
+        *,
+        at: Literal["item", "user"] = "item",
+        keep: bool | Sequence[str] = False,
     ) -> None:
         super().__init__(streams, at=at, keep=keep)
         self.map = nn.Linear(dim, dim)

@@ -35,6 +35,7 @@ class ODMT(ItemEncoder):
     join: where the fused streams become one: "none" (scores alone are averaged), or a component call of `odmt.joins`,
         "sum(at='item')" or "gated(at='user')".
     backbone: a component call, or a callable that makes a new module for each stream (`odmt.types.Backbone`).
+    stream_backbones: the same for single streams, which they read instead: {"text": "recency"}.
     similarity: of states and items: "product", or "cosine(scale=16)", see `odmt.similarity`.
     loss: a component call of `odmt.ranking`: "in_batch(popularity=1.0)", "full", "sampled(draws=512)", "gbce(t=0.75)".
     distill: edges along which streams teach each other; by default none.
@@ -54,6 +55,7 @@ class ODMT(ItemEncoder):
         fusion: str | Fusion = "imt(layers=2, heads=2)",
         join: str = "none",
         backbone: str | Callable[[], Backbone] = "sasrec(layers=2, heads=2)",
+        stream_backbones: Mapping[str, str | Callable[[], Backbone]] | None = None,
         similarity: str = "product",
         loss: str = "in_batch(popularity=1.0)",
         distill: DistillationGraph | None = None,
@@ -78,12 +80,15 @@ class ODMT(ItemEncoder):
             dropout=dropout,
         )
         self.length = length
-        self.streams = self.vectors if self.join is None or self.join.keep else (self.join.at,)
+        self.streams = self.vectors if self.join is None else (*self.join.kept, self.join.at)
         """Streams that score: one ranking loss each, and what the ensemble combines."""
         at_user = self.join is not None and self.join.at == "user"
         read = self.join.joined if self.join is not None and at_user else self.vectors
         context = {"dim": dim, "dropout": dropout, "length": length}
-        self.backbones = nn.ModuleDict({name: _backbone(backbone, context) for name in read})
+        chosen = dict.fromkeys(read, backbone) | dict(stream_backbones or {})
+        for name in chosen.keys() - set(read):
+            raise ValueError(f"stream_backbones names {name!r}, but the streams that are read are: {', '.join(read)}")
+        self.backbones = nn.ModuleDict({name: _backbone(chosen[name], context) for name in read})
         if len(set(self.backbones.values())) < len(read):
             raise ValueError("backbone() returned the same module twice; make a new one at each call")
         self.hide_rates = {getattr(made, "hide_rate", None) for made in self.backbones.values()}

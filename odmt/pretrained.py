@@ -45,6 +45,7 @@ def build_model(experiment: Experiment, features: Features, *, item_counts: np.n
         fusion=settings.fusion,
         join=settings.join,
         backbone=settings.backbone,
+        stream_backbones=settings.backbones_of_streams(),
         similarity=settings.similarity,
         loss=settings.loss,
         distill=graph,

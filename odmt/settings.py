@@ -51,12 +51,15 @@ class ModelConfig:
     dim: int = 128
     """Width of item vectors and user states."""
     fusion: str = "imt(layers=2, heads=2)"
-    """How the streams of an item inform each other: imt (ID-aware transformer), independent (not at all)."""
+    """How the streams of an item inform each other: imt (ID-aware transformer), independent (not at all), or
+    "independent(content='pca')", whose content starts as near as its encoder says."""
     join: str = "none"
     """Where streams become one: none (only scores are combined), or sum, concat, gated, attention, as "sum(at='item')"
-    (early) or "gated(at='user', keep=True)" (middle; the joined streams stay heads beside it)."""
+    (early) or "gated(at='user', keep=['text'])" (middle; the streams that `keep` names stay heads beside it)."""
     backbone: str = "sasrec(layers=2, heads=2)"
     """Sequence model; every stream has one of its own."""
+    stream_backbones: tuple[str, ...] = ()
+    """Streams that another model reads, as STREAM=BACKBONE: text=recency id=gru4rec."""
     similarity: str = "product"
     """What makes a score of a user's state and an item: product, as released, or cosine(scale=16)."""
     loss: str = "in_batch(popularity=1.0)"
@@ -73,6 +76,10 @@ class ModelConfig:
     """Share of a batch's items that are trained on without a stream, as STREAM=RATE: id=0.2 text=0.1."""
     id_min_count: int = 0
     """Ids of items with fewer training events are hidden; their content stands in."""
+
+    def backbones_of_streams(self) -> dict[str, str]:
+        """Read `stream_backbones` as {stream: component call}."""
+        return read_pairs(self.stream_backbones, "model.stream_backbones", "text=recency")
 
     def hide_rates(self) -> dict[str, float]:
         """Read `hide` as {stream: rate}."""

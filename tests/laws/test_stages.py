@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from odmt import ODMT, BERT4Rec, DistillationGraph, ItemFeatures, SASRec, make_batch
+from odmt import ODMT, BERT4Rec, DistillationGraph, GRU4Rec, ItemFeatures, SASRec, make_batch
 from tests.laws.test_model_laws import HISTORIES, NUM_ITEMS, make_model
 
 JOINS = ["sum", "concat", "gated", "attention"]
@@ -23,7 +23,7 @@ def features() -> ItemFeatures:
 
 
 @pytest.mark.parametrize(("join", "at", "keep"), list(product(JOINS, ["item", "user"], [False, True])))
-@pytest.mark.parametrize("fusion", ["independent", "imt(layers=1)"])
+@pytest.mark.parametrize("fusion", ["independent", "independent(content='pca')", "imt(layers=1)"])
 def test_every_stage_trains_and_scores(features: ItemFeatures, fusion: str, join: str, at: str, keep: bool) -> None:
     heads = ("id", "text", "image", at) if keep else (at,)
     graph = DistillationGraph(f"{at} -> id", "ensemble -> text") if keep else DistillationGraph()
@@ -41,6 +41,43 @@ def test_every_stage_trains_and_scores(features: ItemFeatures, fusion: str, join
     assert set(model.backbones) == ({"id", "text", "image"} if at == "user" else set()) | (
         {"id", "text", "image", "item"} if at == "item" and keep else {"item"} if at == "item" else set()
     )
+
+
+@pytest.mark.parametrize("at", ["item", "user"])
+def test_some_streams_stay_heads(features: ItemFeatures, at: str) -> None:
+    model = make_model(features, fusion="independent", join=f"sum(at='{at}', keep=['text'])")
+    assert model.streams == ("text", at)
+    assert set(model.backbones) == ({"text", "item"} if at == "item" else {"id", "text", "image"})
+    assert tuple(model.score(torch.from_numpy(HISTORIES), model.encode_catalogue())) == ("text", at)
+
+
+def test_only_joined_streams_can_stay(features: ItemFeatures) -> None:
+    with pytest.raises(ValueError, match="keep names audio, but the streams that are joined are id, text, image"):
+        make_model(features, fusion="independent", join="sum(keep=['text', 'audio'])")
+    with pytest.raises(ValueError, match=r"keep='text' is True, False or a list of streams; write keep=\['text'\]"):
+        make_model(features, fusion="independent", join="sum(keep='text')")
+
+
+def test_a_stream_may_have_another_backbone(features: ItemFeatures) -> None:
+    backbones = {"text": "recency", "image": lambda: GRU4Rec(8)}
+    model = make_model(features, fusion="independent", backbone="sasrec(layers=1)", stream_backbones=backbones)
+    kinds = {name: type(made).__name__ for name, made in model.backbones.items()}
+    assert kinds == {"id": "SASRec", "text": "Recency", "image": "GRU4Rec"}
+    with pytest.raises(ValueError, match="stream_backbones names 'text', but the streams that are read are: item"):
+        make_model(features, fusion="independent", join="sum(at='item')", stream_backbones={"text": "recency"})
+
+
+def test_content_starts_as_near_as_its_encoder_says(features: ItemFeatures) -> None:
+    """Against principal directions by a singular value decomposition, half whitened; items that lack it start at 0."""
+    model = make_model(features, fusion="independent(content='pca')").eval()
+    vectors = model.encode(torch.arange(1, NUM_ITEMS + 1))["image"]
+    tokens = features.gather("image", np.arange(1, NUM_ITEMS + 1))
+    there = tokens.mask.any(1)
+    x = tokens.values[there].double().mean(1)
+    u, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    started = torch.nn.functional.normalize(u * s.sqrt(), dim=1)
+    torch.testing.assert_close(vectors[there] @ vectors[there].T, (started @ started.T).float())
+    assert (vectors[~there] == 0).all()
 
 
 def test_sum_at_the_items_adds_vectors_and_at_the_users_adds_scores(features: ItemFeatures) -> None:

@@ -128,6 +128,14 @@ def test_a_dataset_is_needed(configs: Path) -> None:
         (["--model.streams"], "model.streams=[]: name at least one stream, and each once"),
         (["--model.streams", "id", "id"], "model.streams=['id', 'id']: name at least one stream, and each once"),
         (
+            ["--model.stream-backbones", "text=sasrec(layer=2)"],
+            "model.stream_backbones: sasrec takes no argument 'layer'; did you mean 'layers'?",
+        ),
+        (
+            ["--model.stream-backbones", "recency"],
+            "model.stream_backbones: 'recency' should read like text=recency, each name once",
+        ),
+        (
             ["--model.backbone", "sasrec(layer=2)"],
             "model.backbone: sasrec takes no argument 'layer'; did you mean 'layers'?",
         ),
