@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 from data_adapters.check_content import Report, inspect
+from data_adapters.check_histories import LENGTH
 from data_adapters.check_page import write_page
 from data_adapters.check_table import table_of
 from data_adapters.text_files import ReleaseError
@@ -38,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show N histories and 6 N items (default %(default)s), the same ones every time",
     )
     parser.add_argument(
+        "--length",
+        type=int,
+        default=LENGTH,
+        metavar="N",
+        help="--data.length of the training to come, on which it depends which items are cold (default %(default)s)",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
@@ -48,14 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a folder, print the table, write the page; return the exit status."""
-    for name in ("samples", "workers"):
+    for name in ("samples", "length", "workers"):
         if getattr(arguments, name) < 1:
             raise ReleaseError(f"--{name} {getattr(arguments, name)}: must be at least 1")
     dataset = open_dataset(arguments.folder)
     page = arguments.html or arguments.folder / "check.html"
     if not os.access(page.parent, os.W_OK):  # before hours of decoding, not after
         raise ReleaseError(f"{page}: the folder is missing or cannot be written; name another file with --html")
-    report = inspect(dataset, samples=arguments.samples, workers=arguments.workers)
+    report = inspect(dataset, samples=arguments.samples, workers=arguments.workers, length=arguments.length)
     for title, rows in table_of(report):
         print(f"\n{title}")
         for name, value in rows:

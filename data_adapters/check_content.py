@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data_adapters.check_histories import HistoryFacts, walk
+from data_adapters.check_histories import LENGTH, HistoryFacts, walk
 from data_adapters.check_media import Job, decode, decode_all
 from odmt.data.format import Dataset, DatasetError
 
@@ -82,8 +82,8 @@ class Report:
         return {one.item: one.reason for one in self.unreadable if one.kind != "frames"}
 
 
-def inspect(dataset: Dataset, *, samples: int, workers: int) -> Report:
-    """Read everything, decode everything, and report.
+def inspect(dataset: Dataset, *, samples: int, workers: int, length: int = LENGTH) -> Report:
+    """Read everything, decode everything, and report; `length` is that of histories in training.
 
     Raises:
         DatasetError: where the folder is damaged, so that its histories cannot be trusted.
@@ -91,7 +91,7 @@ def inspect(dataset: Dataset, *, samples: int, workers: int) -> Report:
     problems = _verify(dataset)
     columns = pq.read_schema(dataset.path / "items.parquet").names
     kinds = [kind for kind in ("image", "video", "audio", "frames") if kind in columns]
-    histories = walk(dataset)
+    histories = walk(dataset, length=length)
     if histories.backwards:
         problems.append(f"times go back within the histories of {histories.backwards:,} users; write the folder anew")
     texts = dataset.texts() if "text" in columns else [None] * dataset.num_items

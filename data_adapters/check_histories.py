@@ -10,12 +10,14 @@ from tqdm import tqdm
 
 from odmt.data.format import Dataset
 
-__all__ = ["LONGEST", "HistoryFacts", "walk"]
+__all__ = ["LENGTH", "LONGEST", "HistoryFacts", "walk"]
 
 CHUNK = 1 << 21
 """Events at a time, so that a billion of them need no memory."""
 LONGEST = 10_000
 """Longer histories are counted together."""
+LENGTH = 10
+"""What training takes for --data.length where it is not told: of each history it sees the newest LENGTH + 3 events."""
 
 
 @dataclass
@@ -27,7 +29,9 @@ class HistoryFacts:
     counts: np.ndarray
     """[num_items + 1]: how many events an item has."""
     trained: np.ndarray
-    """[num_items + 1]: the same, without each user's last two, which validate and test."""
+    """[num_items + 1]: how many of them train: of each user's newest `length` + 3 all but the last two, which validate
+    and test."""
+    length: int = LENGTH
     first_time: int | None = None
     """Unix milliseconds, None where the dataset has no times."""
     last_time: int | None = None
@@ -52,10 +56,10 @@ class HistoryFacts:
         return int(np.searchsorted(total, max(1, share * total[-1])))
 
 
-def walk(dataset: Dataset) -> HistoryFacts:
-    """Count over all histories, in two passes: the second knows which items training sees."""
+def walk(dataset: Dataset, *, length: int = LENGTH) -> HistoryFacts:
+    """Count over all histories, in two passes: the second knows which items training sees at that `length`."""
     empty = np.zeros(dataset.num_items + 1, np.int64)
-    facts = HistoryFacts(lengths=np.zeros(LONGEST + 1, np.int64), counts=empty, trained=empty.copy())
+    facts = HistoryFacts(np.zeros(LONGEST + 1, np.int64), counts=empty, trained=empty.copy(), length=length)
     with tqdm(total=dataset.num_interactions, desc="histories", unit="events", disable=None, delay=1) as bar:
         for first, last in _chunks(dataset.offsets):
             offsets = np.asarray(dataset.offsets[first : last + 1])
@@ -83,9 +87,10 @@ def _count(facts: HistoryFacts, lengths: np.ndarray, items: np.ndarray, times: n
     facts.lengths += np.bincount(np.minimum(lengths, LONGEST), minlength=LONGEST + 1)
     ends = np.cumsum(lengths)
     facts.counts += np.bincount(items, minlength=len(facts.counts))
-    held_out = np.concatenate([ends - 1, ends[lengths > 1] - 2])
-    facts.trained += np.bincount(np.delete(items, held_out), minlength=len(facts.counts))
     owners = np.repeat(np.arange(len(lengths)), lengths)
+    from_end = ends[owners] - np.arange(len(items))  # 1 is a user's newest
+    trains = (from_end > 2) & (from_end <= facts.length + 3)
+    facts.trained += np.bincount(items[trains], minlength=len(facts.counts))
     # stable, so that of equal user and item the events stay in order of time, and equal times lie side by side
     key = owners * len(facts.counts) + items
     order = np.argsort(key, kind="stable")

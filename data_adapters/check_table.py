@@ -68,13 +68,16 @@ def _histories(report: Report) -> list[tuple[str, str]]:
 
 def _items(report: Report) -> list[tuple[str, str]]:
     counts, trained, num_items = report.histories.counts[1:], report.histories.trained[1:], report.dataset.num_items
-    top = int(counts.argmax())
+    top, training = int(counts.argmax()), f"with --data.length {report.histories.length}"
     rows = [
         ("most popular", f"{report.ids[top]}, {counts[top]:,} events"),
         ("events per item", f"{counts.min():,} to {counts.max():,}, median {np.median(counts):,.0f}"),
         ("items with fewer than 5 events", _of(int((counts < 5).sum()), num_items)),
-        ("cold items (in no training event)", _of(int((trained == 0).sum()), num_items)),
-        ("users whose test target is cold", _of(report.histories.cold_tests, report.dataset.num_users)),
+        ("cold items (in no training event)", f"{_of(int((trained == 0).sum()), num_items)} {training}"),
+        (
+            "users whose test target is cold",
+            f"{_of(report.histories.cold_tests, report.dataset.num_users)} {training}",
+        ),
     ]
     return rows + [(f"items without {kind}", _of(num_items - n, num_items)) for kind, n in report.present.items()]
 

@@ -106,12 +106,23 @@ def test_prints_a_table_and_fails_where_content_cannot_be_read(
         "first event 1970-01-01 00:00:00 UTC",
         "test target decided by the tie rule 1 (33.3%) of the users",
         "repeated events (same user and item) 2 (15.4%)",
+        "cold items (in no training event) 3 (42.9%) with --data.length 10",
+        "users whose test target is cold 2 (66.7%) with --data.length 10",
         "items without image 2 (28.6%)",
         "items that share a picture with another 2 (66.7%)",
         "image of item i4, gone.jpg: the file is missing",
         f"look at it: {tmp_path / 'page.html'}",
     ):
         assert line in printed, line
+
+
+def test_what_is_cold_is_said_with_the_length_that_it_holds_for(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["check", str(folder), "--html", str(tmp_path / "page.html"), "--workers", "1", "--length", "1"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "cold items (in no training event) 3 (42.9%) with --data.length 1" in printed
+    assert "with --data.length 1<" in (tmp_path / "page.html").read_text()
 
 
 def test_all_is_well_where_all_is_read_whatever_ties_and_repeats(
@@ -200,7 +211,7 @@ def test_times_that_go_back_are_a_problem(tmp_path: Path, monkeypatch: pytest.Mo
     assert walk(foreign).backwards == 1
 
 
-@pytest.mark.parametrize("name", ["--samples", "--workers"])
+@pytest.mark.parametrize("name", ["--samples", "--workers", "--length"])
 def test_refuses_none(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(folder), name, "0"]) == 1
     assert f"{name} 0: must be at least 1" in capsys.readouterr().err
