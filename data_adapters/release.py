@@ -166,6 +166,10 @@ class Release:
     """What the adapter itself left out, and why."""
     extracted: Path | None = None
     """The folder of pictures that `read` has just written, which goes if the preparation fails."""
+    licence: str = ""
+    """Of this release, where it is not the adapter's."""
+    citation: str = ""
+    """Likewise."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What the adapter decided by looking at the files, for dataset.yaml: {"layout": "2018, 5-core"}."""
 

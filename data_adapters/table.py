@@ -47,6 +47,8 @@ def read(raw: Path, arguments: Namespace) -> Release:
         fields=fields,
         media=media_of(arguments, fields, folder),
         media_root=folder,
+        licence=arguments.licence,
+        citation=arguments.citation,
         notes={"columns": ", ".join(f"{role} {name}" for role, name in columns.items())},
     )
 
@@ -102,6 +104,9 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--quote", metavar="CHAR", default='"', help='what encloses fields that hold delimiters; "" for nothing')
     add_column_arguments(parser)
     add_media_arguments(parser)
+    add = parser.add_argument_group("what dataset.yaml says of the data").add_argument
+    add("--licence", metavar="TEXT", default="", help="how they may be used, such as CC-BY-4.0")
+    add("--citation", metavar="TEXT", default="", help="what to cite")
 
 
 ADAPTER = Adapter(

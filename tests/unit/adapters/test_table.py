@@ -252,3 +252,13 @@ def test_damaged_parquet_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[
     (raw / "log.parquet").rename(raw / "log.json")
     (raw / "log.json").write_text('[{"who": 1}]')
     assert "log.json, line 1" in refused(raw, capsys)
+
+
+def test_licence_and_citation_are_those_that_the_options_say(tmp_path: Path) -> None:
+    write(tmp_path / "raw/events.csv", EVENTS, NAMES)
+    given = ["--licence", "CC BY 4.0", "--citation", "Shop et al. 2024"]
+    info = prepared(tmp_path / "raw", *given).info
+    assert (info.licence, info.citation) == ("CC BY 4.0", "Shop et al. 2024")
+    assert prepared(tmp_path / "raw", *given).info == info  # nothing to do
+    info = prepared(tmp_path / "raw", "--overwrite").info
+    assert (info.licence, info.citation) == ("", "")
