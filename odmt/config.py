@@ -134,6 +134,8 @@ def check(experiment: Experiment) -> None:
     _check_component(model.backbone, BACKBONES, "backbone")
     for call in model.backbones_of_streams().values():
         _check_component(call, BACKBONES, "stream_backbones")
+    for _, call in model.heads_beside().values():
+        _check_component(call, BACKBONES, "further_heads")
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_component(model.similarity, SIMILARITIES, "similarity")
     _check_component(model.loss, LOSSES, "loss")
@@ -177,7 +179,11 @@ def _check_distillation(experiment: Experiment) -> None:
 
 
 def _heads(model: ModelConfig) -> tuple[str, ...]:
-    """Name the streams that score: those that enter, the joined one, or both."""
+    """Name the streams that score: those that enter, the joined one, or both; and those read once more."""
+    return (*_first_heads(model), *model.heads_beside())
+
+
+def _first_heads(model: ModelConfig) -> tuple[str, ...]:
     if model.join == "none":
         return model.streams
     arguments = parse_call(model.join, known=JOINS, kind="join").arguments

@@ -118,7 +118,9 @@ class ItemEncoder(nn.Module):
         tables: dict[str, Tensor] = {}
         with evaluating(self):
             for some in ids.to(self.device).split(chunk):
-                for name, vectors in self.encode(some).items():
+                encoded = self.encode(some)
+                for name in self.vectors:
+                    vectors = encoded[name]
                     if name not in tables:  # filled as it comes: a large catalogue's is too large to hold twice
                         tables[name] = vectors.new_zeros(self.num_items + 1, vectors.shape[1])
                     tables[name][some] = vectors

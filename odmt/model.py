@@ -36,6 +36,8 @@ class ODMT(ItemEncoder):
         "sum(at='item')" or "gated(at='user')".
     backbone: a component call, or a callable that makes a new module for each stream (`odmt.types.Backbone`).
     stream_backbones: the same for single streams, which they read instead: {"text": "recency"}.
+    further_heads: streams that are read once more by a backbone unlike the first, whose mistakes are others:
+        {"item_gru4rec": ("item", "gru4rec")}.
     similarity: of states and items: "product", or "cosine(scale=16)", see `odmt.similarity`.
     loss: a component call of `odmt.ranking`: "in_batch(popularity=1.0)", "full", "sampled(draws=512)", "gbce(t=0.75)".
     distill: edges along which streams teach each other; by default none.
@@ -56,6 +58,7 @@ class ODMT(ItemEncoder):
         join: str = "none",
         backbone: str | Callable[[], Backbone] = "sasrec(layers=2, heads=2)",
         stream_backbones: Mapping[str, str | Callable[[], Backbone]] | None = None,
+        further_heads: Mapping[str, tuple[str, str | Callable[[], Backbone]]] | None = None,
         similarity: str = "product",
         loss: str = "in_batch(popularity=1.0)",
         distill: DistillationGraph | None = None,
@@ -80,7 +83,10 @@ class ODMT(ItemEncoder):
             dropout=dropout,
         )
         self.length = length
-        self.streams = self.vectors if self.join is None else (*self.join.kept, self.join.at)
+        first = self.vectors if self.join is None else (*self.join.kept, self.join.at)
+        self.read_again = {head: stream for head, (stream, _) in (further_heads or {}).items()}
+        """Which stream each further head reads."""
+        self.streams = (*first, *self.read_again)
         """Streams that score: one ranking loss each, and what the ensemble combines."""
         at_user = self.join is not None and self.join.at == "user"
         read = self.join.joined if self.join is not None and at_user else self.vectors
@@ -88,8 +94,15 @@ class ODMT(ItemEncoder):
         chosen = dict.fromkeys(read, backbone) | dict(stream_backbones or {})
         for name in chosen.keys() - set(read):
             raise ValueError(f"stream_backbones names {name!r}, but the streams that are read are: {', '.join(read)}")
-        self.backbones = nn.ModuleDict({name: _backbone(chosen[name], context) for name in read})
-        if len(set(self.backbones.values())) < len(read):
+        for head, (stream, again) in (further_heads or {}).items():
+            if head in self.vectors or stream not in read:
+                raise ValueError(
+                    f"further_heads: {head!r} reads {stream!r}, but needs a name of its own and one of these streams: "
+                    f"{', '.join(read)}"
+                )
+            chosen[head] = again
+        self.backbones = nn.ModuleDict({name: _backbone(made, context) for name, made in chosen.items()})
+        if len(set(self.backbones.values())) < len(chosen):
             raise ValueError("backbone() returned the same module twice; make a new one at each call")
         self.hide_rates = {getattr(made, "hide_rate", None) for made in self.backbones.values()}
         if len(self.hide_rates) > 1:
@@ -118,7 +131,14 @@ class ODMT(ItemEncoder):
 
     def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens] | None = None) -> Streams:
         """Turn items (global ids) into one vector per stream, [items, dim], as the backbones and scores take them."""
-        return {name: self.similarity(vectors) for name, vectors in super().encode(items, content).items()}
+        return self._again({name: self.similarity(made) for name, made in super().encode(items, content).items()})
+
+    def encode_catalogue(self, chunk: int = 2048) -> Streams:
+        """Encode every item once, without dropout: per stream [num_items + 1, dim], row 0 (padding) zero."""
+        return self._again(super().encode_catalogue(chunk))
+
+    def _again(self, vectors: Streams) -> Streams:
+        return {**vectors, **{head: vectors[stream] for head, stream in self.read_again.items()}}
 
     def forward(self, batch: Batch, distill_weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
         """Compute the losses of a batch whose histories hold inputs and targets: each position predicts the next.

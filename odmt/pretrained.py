@@ -46,6 +46,7 @@ def build_model(experiment: Experiment, features: Features, *, item_counts: np.n
         join=settings.join,
         backbone=settings.backbone,
         stream_backbones=settings.backbones_of_streams(),
+        further_heads=settings.heads_beside(),
         similarity=settings.similarity,
         loss=settings.loss,
         distill=graph,

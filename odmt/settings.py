@@ -60,6 +60,8 @@ class ModelConfig:
     """Sequence model; every stream has one of its own."""
     stream_backbones: tuple[str, ...] = ()
     """Streams that another model reads, as STREAM=BACKBONE: text=recency id=gru4rec."""
+    further_heads: tuple[str, ...] = ()
+    """Streams that are read once more, as STREAM=BACKBONE: item=gru4rec makes the head item_gru4rec."""
     similarity: str = "product"
     """What makes a score of a user's state and an item: product, as released, or cosine(scale=16)."""
     loss: str = "in_batch(popularity=1.0)"
@@ -80,6 +82,17 @@ class ModelConfig:
     def backbones_of_streams(self) -> dict[str, str]:
         """Read `stream_backbones` as {stream: component call}."""
         return read_pairs(self.stream_backbones, "model.stream_backbones", "text=recency")
+
+    def heads_beside(self) -> dict[str, tuple[str, str]]:
+        """Read `further_heads` as {head: (stream, component call)}."""
+        heads = {}
+        for entry in self.further_heads:
+            ((stream, call),) = read_pairs([entry], "model.further_heads", "item=gru4rec").items()
+            head = f"{stream}_{call.partition('(')[0].rpartition(':')[2].strip().lower()}"
+            if head in heads:
+                raise ConfigError(f"model.further_heads: {entry!r} would be a second head {head}; leave one")
+            heads[head] = stream, call
+        return heads
 
     def hide_rates(self) -> dict[str, float]:
         """Read `hide` as {stream: rate}."""

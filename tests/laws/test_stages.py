@@ -67,6 +67,27 @@ def test_a_stream_may_have_another_backbone(features: ItemFeatures) -> None:
         make_model(features, fusion="independent", join="sum(at='item')", stream_backbones={"text": "recency"})
 
 
+@pytest.mark.parametrize("join", ["none", "sum(at='item', keep=['text'])", "sum(at='user')"])
+def test_a_stream_may_be_read_twice(features: ItemFeatures, join: str) -> None:
+    again = {"text_gru": ("text", "gru4rec"), "text_recency": ("text", "recency")}
+    teach = DistillationGraph("text_gru <-> text_recency")
+    model = make_model(features, fusion="independent", join=join, further_heads=again, distill=teach)
+    assert model.streams[-2:] == ("text_gru", "text_recency")
+    torch.stack(list(model(make_batch(HISTORIES, features)).values())).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    tables = model.encode_catalogue()
+    assert tables["text_gru"] is tables["text"]  # not held twice
+    scores = model.score(torch.from_numpy(HISTORIES), tables)
+    assert tuple(scores) == model.streams
+    assert not torch.allclose(scores["text_gru"], scores["text_recency"])
+
+
+@pytest.mark.parametrize(("head", "stream"), [("text", "id"), ("more", "audio")])
+def test_a_further_head_needs_a_name_and_a_stream(features: ItemFeatures, head: str, stream: str) -> None:
+    with pytest.raises(ValueError, match=f"further_heads: '{head}' reads '{stream}', but needs a name of its own"):
+        make_model(features, further_heads={head: (stream, "gru4rec")})
+
+
 def test_content_starts_as_near_as_its_encoder_says(features: ItemFeatures) -> None:
     """Against principal directions by a singular value decomposition, half whitened; items that lack it start at 0."""
     model = make_model(features, fusion="independent(content='pca')").eval()

@@ -132,6 +132,10 @@ def test_a_dataset_is_needed(configs: Path) -> None:
             "model.stream_backbones: sasrec takes no argument 'layer'; did you mean 'layers'?",
         ),
         (
+            ["--model.further-heads", "text=gru4rec(layers=1)", "text=gru4rec"],
+            "model.further_heads: 'text=gru4rec' would be a second head text_gru4rec; leave one",
+        ),
+        (
             ["--model.stream-backbones", "recency"],
             "model.stream_backbones: 'recency' should read like text=recency, each name once",
         ),
