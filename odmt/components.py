@@ -4,7 +4,18 @@
 
 from __future__ import annotations
 
-__all__ = ["BACKBONES", "CONTEXT", "DISTILL_LOSSES", "ENSEMBLES", "FIXED", "FUSIONS", "JOINS", "LOSSES", "SIMILARITIES"]
+__all__ = [
+    "BACKBONES",
+    "CONTENT",
+    "CONTEXT",
+    "DISTILL_LOSSES",
+    "ENSEMBLES",
+    "FIXED",
+    "FUSIONS",
+    "JOINS",
+    "LOSSES",
+    "SIMILARITIES",
+]
 
 FUSIONS = {"imt": "odmt.fusion:IDAwareTransformer", "independent": "odmt.fusion:Independent"}
 
@@ -48,6 +59,8 @@ ENSEMBLES = {
     "fitted": "odmt.ensembles:Fitted",
 }
 
+CONTENT = "content"
+"""Stands for every stream but the id, where streams are named."""
 CONTEXT = ("dim", "dropout", "length", "widths", "streams", "num_items")
 """What a component's constructor may ask for beside its own arguments."""
 FIXED = ("dim", "length", "widths", "streams", "num_items")

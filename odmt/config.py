@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 import yaml
 
-from odmt.components import BACKBONES, CONTEXT, ENSEMBLES, FIXED, FUSIONS, JOINS, LOSSES, SIMILARITIES
+from odmt.components import BACKBONES, CONTENT, CONTEXT, ENSEMBLES, FIXED, FUSIONS, JOINS, LOSSES, SIMILARITIES
 from odmt.data.manifest import MODALITIES
 from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags
 from odmt.settings import DataConfig, DistillConfig, Experiment, ModelConfig, TrainConfig
@@ -187,9 +187,10 @@ def _first_heads(model: ModelConfig) -> tuple[str, ...]:
     if model.join == "none":
         return model.streams
     arguments = parse_call(model.join, known=JOINS, kind="join").arguments
-    joined = arguments.get("at", "item")
     kept = arguments.get("keep", False)
-    return (*(kept if isinstance(kept, list | tuple) else model.streams if kept else ()), joined)
+    if not isinstance(kept, list | tuple):
+        kept = [name for name in model.streams if kept is True or (kept == CONTENT and name != "id")]
+    return (*kept, arguments.get("at", "item"))
 
 
 def to_yaml(experiment: Experiment) -> str:

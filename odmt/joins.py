@@ -3,7 +3,7 @@ one backbone per stream, states joined at each position), or nowhere (late: scor
 
 A join takes the vectors of all streams, [..., dim] each, and gives one. `at` and `keep` say what `ODMT` does with it:
 the joined stream is called "item" or "user" after the place, and stands alone, or beside the others that `keep` names
-(True keeps all), as a head, teacher and student of its own.
+(True keeps all, "content" all but the id), as a head, teacher and student of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from odmt.components import CONTENT
 from odmt.types import Float, Streams, Tensor
 
 __all__ = ["AttentionJoin", "Concatenate", "Gate", "Join", "Sum"]
@@ -31,9 +32,11 @@ class Join(nn.Module):
         if at in streams:
             raise ValueError(f"a stream is called {at!r}, as the joined one would be; rename its features' folder")
         self.joined, self.at = tuple(streams), at
-        if isinstance(keep, str):
-            raise ValueError(f"keep={keep!r} is True, False or a list of streams; write keep=[{keep!r}]")
-        self.kept = (self.joined if keep else ()) if isinstance(keep, bool) else tuple(keep)
+        if isinstance(keep, str) and keep != CONTENT:
+            raise ValueError(f"keep={keep!r} is True, False, {CONTENT!r} or a list of streams; write keep=[{keep!r}]")
+        if isinstance(keep, bool | str):
+            keep = [name for name in streams if keep is True or (keep == CONTENT and name != "id")]
+        self.kept = tuple(keep)
         if unknown := [name for name in self.kept if name not in streams]:
             raise ValueError(
                 f"keep names {', '.join(unknown)}, but the streams that are joined are {', '.join(streams)}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from odmt.components import BACKBONES, ENSEMBLES, JOINS, LOSSES, SIMILARITIES
+from odmt.components import BACKBONES, CONTENT, ENSEMBLES, JOINS, LOSSES, SIMILARITIES
 from odmt.distill import DistillationGraph
 from odmt.items import ItemEncoder, build_component, checked_module, evaluating
 from odmt.parts import user_parts
@@ -35,7 +35,8 @@ class ODMT(ItemEncoder):
     join: where the fused streams become one: "none" (scores alone are averaged), or a component call of `odmt.joins`,
         "sum(at='item')" or "gated(at='user')".
     backbone: a component call, or a callable that makes a new module for each stream (`odmt.types.Backbone`).
-    stream_backbones: the same for single streams, which they read instead: {"text": "recency"}.
+    stream_backbones: the same for single streams, which they read instead: {"text": "recency"}; "content" stands for
+        all streams but the id and the joined one.
     further_heads: streams that are read once more by a backbone unlike the first, whose mistakes are others:
         {"item_gru4rec": ("item", "gru4rec")}.
     similarity: of states and items: "product", or "cosine(scale=16)", see `odmt.similarity`.
@@ -91,7 +92,10 @@ class ODMT(ItemEncoder):
         at_user = self.join is not None and self.join.at == "user"
         read = self.join.joined if self.join is not None and at_user else self.vectors
         context = {"dim": dim, "dropout": dropout, "length": length}
-        chosen = dict.fromkeys(read, backbone) | dict(stream_backbones or {})
+        own = dict(stream_backbones or {})
+        if contents := [name for name in read if name in self.modalities]:
+            own = dict.fromkeys(contents, own.pop(CONTENT, backbone)) | own
+        chosen = dict.fromkeys(read, backbone) | own
         for name in chosen.keys() - set(read):
             raise ValueError(f"stream_backbones names {name!r}, but the streams that are read are: {', '.join(read)}")
         for head, (stream, again) in (further_heads or {}).items():

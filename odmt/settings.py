@@ -59,7 +59,7 @@ class ModelConfig:
     backbone: str = "sasrec(layers=2, heads=2)"
     """Sequence model; every stream has one of its own."""
     stream_backbones: tuple[str, ...] = ()
-    """Streams that another model reads, as STREAM=BACKBONE: text=recency id=gru4rec."""
+    """Streams that another model reads, as STREAM=BACKBONE: id=gru4rec content=recency (content: all but the id)."""
     further_heads: tuple[str, ...] = ()
     """Streams that are read once more, as STREAM=BACKBONE: item=gru4rec makes the head item_gru4rec."""
     similarity: str = "product"

@@ -44,17 +44,20 @@ def test_every_stage_trains_and_scores(features: ItemFeatures, fusion: str, join
 
 
 @pytest.mark.parametrize("at", ["item", "user"])
-def test_some_streams_stay_heads(features: ItemFeatures, at: str) -> None:
-    model = make_model(features, fusion="independent", join=f"sum(at='{at}', keep=['text'])")
-    assert model.streams == ("text", at)
-    assert set(model.backbones) == ({"text", "item"} if at == "item" else {"id", "text", "image"})
-    assert tuple(model.score(torch.from_numpy(HISTORIES), model.encode_catalogue())) == ("text", at)
+@pytest.mark.parametrize(("keep", "kept"), [("['text']", ("text",)), ("'content'", ("text", "image"))])
+def test_some_streams_stay_heads(features: ItemFeatures, at: str, keep: str, kept: tuple[str, ...]) -> None:
+    model = make_model(features, fusion="independent", join=f"sum(at='{at}', keep={keep})")
+    assert model.streams == (*kept, at)
+    assert set(model.backbones) == ({*kept, "item"} if at == "item" else {"id", "text", "image"})
+    assert tuple(model.score(torch.from_numpy(HISTORIES), model.encode_catalogue())) == (*kept, at)
 
 
 def test_only_joined_streams_can_stay(features: ItemFeatures) -> None:
     with pytest.raises(ValueError, match="keep names audio, but the streams that are joined are id, text, image"):
         make_model(features, fusion="independent", join="sum(keep=['text', 'audio'])")
-    with pytest.raises(ValueError, match=r"keep='text' is True, False or a list of streams; write keep=\['text'\]"):
+    with pytest.raises(
+        ValueError, match=r"keep='text' is True, False, 'content' or a list of streams; write keep=\['t"
+    ):
         make_model(features, fusion="independent", join="sum(keep='text')")
 
 
@@ -63,6 +66,8 @@ def test_a_stream_may_have_another_backbone(features: ItemFeatures) -> None:
     model = make_model(features, fusion="independent", backbone="sasrec(layers=1)", stream_backbones=backbones)
     kinds = {name: type(made).__name__ for name, made in model.backbones.items()}
     assert kinds == {"id": "SASRec", "text": "Recency", "image": "GRU4Rec"}
+    content = make_model(features, fusion="independent", stream_backbones={"content": "recency", "image": "gru4rec"})
+    assert {name: type(made).__name__ for name, made in content.backbones.items()} == kinds
     with pytest.raises(ValueError, match="stream_backbones names 'text', but the streams that are read are: item"):
         make_model(features, fusion="independent", join="sum(at='item')", stream_backbones={"text": "recency"})
 
