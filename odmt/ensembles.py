@@ -44,7 +44,10 @@ class Weighted(nn.Module):
 
 class Fitted(nn.Module):
     """Add the streams' scores, each times a weight that is fitted to the targets of validation users after every epoch
-    (see `odmt.stacking`). Until then it is the mean. No weight is trained, and none has to be positive.
+    (see `odmt.stacking`). Until `fit` is called it is the mean. No weight is trained, and none has to be positive.
+
+    The users are those by whom the epoch is chosen, so what validation says of this ensemble is a little flattered; the
+    test is not. What distillation calls the ensemble stays the mean: no validation target reaches a stream.
     """
 
     trained = False
@@ -56,11 +59,17 @@ class Fitted(nn.Module):
         self.register_buffer("weights", torch.full((len(streams),), 1.0 / len(streams)))
 
     def fit(
-        self, states: Callable[[Int[Tensor, "users length"]], Streams], tables: Streams, questions: Questions
+        self,
+        states: Callable[[Int[Tensor, "users length"]], Streams],
+        tables: Streams,
+        questions: Questions,
+        *,
+        mask_history: bool = True,
     ) -> Float[Tensor, " streams"]:
         """Set the weights, and return them; arguments as of `odmt.stacking.stacked_weights`."""
         if len(self.streams) > 1:
-            self.weights.copy_(stacked_weights(states, {name: tables[name] for name in self.streams}, questions))
+            heads = {name: tables[name] for name in self.streams}
+            self.weights.copy_(stacked_weights(states, heads, questions, mask_history=mask_history))
         return self.weights
 
     def forward(self, scores: Mapping[str, Tensor]) -> Tensor:

@@ -162,6 +162,8 @@ class Independent(nn.Module):
 
 def _start_at_principal(layer: nn.Module, content: Float[Tensor, "items width"]) -> None:
     assert isinstance(layer, nn.Linear)
+    if not len(content):  # nothing to start from: the map stays as drawn
+        return
     mean, axes, variances = principal(content, layer.out_features)
     known = variances > 1e-9 * variances.max()
     rows = (axes[:, known] * variances[known] ** -0.25).T

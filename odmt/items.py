@@ -73,10 +73,10 @@ class ItemEncoder(nn.Module):
             name: self.id_table.weight.shape[1] if name == "id" else features.widths[name] for name in self.inputs
         }
         context = {"dim": dim, "dropout": dropout, "widths": widths}
-        fusion = build_component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
-        self.fusion = checked_module(fusion, "fusion")
-        if start := getattr(self.fusion, "start_from", None):
-            start(features)
+        made = build_component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
+        self.fusion = checked_module(made, "fusion")
+        if isinstance(fusion, str) and (start := getattr(self.fusion, "start_from", None)):
+            start(features)  # a module of the caller's may be trained already
         fused: tuple[str, ...] = tuple(self.fusion.streams)  # pyright: ignore[reportArgumentType]
         self.join: Join | None = (
             None if join == "none" else build_component(join, JOINS, "join", {"dim": dim, "streams": fused})

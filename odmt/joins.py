@@ -32,11 +32,11 @@ class Join(nn.Module):
         if at in streams:
             raise ValueError(f"a stream is called {at!r}, as the joined one would be; rename its features' folder")
         self.joined, self.at = tuple(streams), at
-        if isinstance(keep, str) and keep != CONTENT:
-            raise ValueError(f"keep={keep!r} is True, False, {CONTENT!r} or a list of streams; write keep=[{keep!r}]")
+        if not isinstance(keep, bool | list | tuple) and keep != CONTENT:
+            raise ValueError(f"keep={keep!r} is True, False, {CONTENT!r} or a list of streams, as keep=['text']")
         if isinstance(keep, bool | str):
             keep = [name for name in streams if keep is True or (keep == CONTENT and name != "id")]
-        self.kept = tuple(keep)
+        self.kept = tuple(dict.fromkeys(keep))
         if unknown := [name for name in self.kept if name not in streams]:
             raise ValueError(
                 f"keep names {', '.join(unknown)}, but the streams that are joined are {', '.join(streams)}"

@@ -26,7 +26,7 @@ def start(experiment: Experiment) -> Accelerator:
         mixed_precision="bf16" if experiment.train.bf16 else None,  # None: what `accelerate launch` was told
         log_with=list(experiment.trackers) or None,
         project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=experiment.output),
-        # buffers are constants of the catalogue's size: no use in sending them at every step
+        # buffers are constants of the catalogue's size, or set once per epoch: no use in sending them at every step
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))

@@ -181,7 +181,8 @@ class ODMT(ItemEncoder):
         if self.ensemble.trained:
             streams = logits if self.ensemble.joint else {name: z.detach() for name, z in logits.items()}
             losses["ensemble"] = self.loss(self.ensemble(streams), rows.targets, m)
-        teachers = {**logits, "ensemble": self.ensemble(logits)} if self.distill.edges else logits
+        # weights that are fitted elsewhere do not teach
+        teachers = {**logits, "ensemble": self.ensemble(logits)} if self.ensemble.trained else logits
         return {**losses, "distill": distill_weight * self.distill(teachers, m, rows.targets)}
 
     def _hidden_events(self, mask: Bool[Tensor, "users length"]) -> Bool[Tensor, "users length"] | None:

@@ -8,7 +8,7 @@ Wolpert 1992, doi 10.1016/S0893-6080(05)80023-1).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -17,76 +17,119 @@ from odmt.types import Bool, Float, Int, Questions, Streams, Tensor
 
 __all__ = ["most_likely_weights", "stacked_weights"]
 
-USERS, CANDIDATES = 4096, 4096
+USERS, CANDIDATES = 2048, 4096
 """Most users whose targets are asked for, and most items that each is compared with: a few weights need no more."""
-STEPS, RIDGE = 50, 1e-6
+TILE = 256
+"""Users whose scores are held in float64 at once."""
+STEPS, HALVINGS = 50, 30
 
 
 @torch.inference_mode()
 def stacked_weights(
-    states: Callable[[Int[Tensor, "users length"]], Streams], tables: Streams, questions: Questions
+    states: Callable[[Int[Tensor, "users length"]], Streams],
+    tables: Streams,
+    questions: Questions,
+    *,
+    mask_history: bool = True,
 ) -> Float[Tensor, " streams"]:
     """Find the weights of the streams' scores under which the targets of `questions` are most likely.
 
-    states, tables: as of `odmt.evaluate.ranks`. Users and candidates are evenly spaced among those there are, so that
-    the same questions give the same weights.
+    states, tables, mask_history: as of `odmt.evaluate.ranks`. Users and candidates are evenly spaced among those there
+    are, so that the same questions give the same weights.
     """
     device = next(iter(tables.values())).device
     some = np.unique(np.linspace(0, len(questions.targets) - 1, USERS).astype(np.int64))
     num_items = len(next(iter(tables.values()))) - 1
-    items = torch.linspace(1, num_items, min(num_items, CANDIDATES), dtype=torch.double).long().to(device)
-    histories, seen, targets = (
-        torch.from_numpy(np.asarray(array[some]).astype(np.int64)).to(device)
-        for array in (questions.histories, questions.seen, questions.targets)
-    )
-    users = states(histories)
-    scores = torch.stack([users[name] @ tables[name][items].T for name in tables])
-    own = torch.stack([(users[name] * tables[name][targets]).sum(1) for name in tables])
-    # an item of a user's own history is no candidate, and the target is one already
-    out = torch.cat([seen, targets[:, None]], dim=1)
-    left = torch.ones(len(some), num_items + 1, dtype=torch.bool, device=device).scatter_(1, out, False)[:, items]
-    return most_likely_weights(own, scores, left, times=num_items / len(items))
+    items = torch.linspace(1, num_items, min(num_items, CANDIDATES), dtype=torch.double).long()
+    behind, allowed = [], []
+    for users in np.array_split(some, math.ceil(len(some) / TILE)):
+        histories, seen, targets = (
+            torch.from_numpy(np.asarray(array[users]).astype(np.int64))
+            for array in (questions.histories, questions.seen, questions.targets)
+        )
+        read = states(histories.to(device))
+        behind.append(
+            torch.stack(
+                [
+                    (
+                        read[name] @ table[items.to(device)].T - (read[name] * table[targets.to(device)]).sum(1, True)
+                    ).cpu()
+                    for name, table in tables.items()
+                ]
+            )
+        )
+        # the target is no other candidate, and neither is what the user has had
+        out = torch.cat([seen, targets[:, None]], dim=1) if mask_history else targets[:, None]
+        left = torch.ones(len(users), num_items + 1, dtype=torch.bool)
+        allowed.append(left.scatter_(1, out, False)[:, items])
+    weights = most_likely_weights(torch.cat(behind, 1), torch.cat(allowed), times=num_items / len(items))
+    return weights.to(device, next(iter(tables.values())).dtype)
 
 
 def most_likely_weights(
-    targets: Float[Tensor, "streams users"],
-    others: Float[Tensor, "streams users candidates"],
+    behind: Float[Tensor, "streams users candidates"],
     allowed: Bool[Tensor, "users candidates"],
     *,
     times: float = 1.0,
 ) -> Float[Tensor, " streams"]:
-    """Maximise the likelihood of the targets among the candidates by softmax of the weighted sum of the streams'
-    scores: a conditional logit, which is concave, by Newton's method in float64.
+    """Maximise the likelihood of the targets by a softmax of the weighted sum of the streams' scores: a conditional
+    logit, which is concave, by Newton's method in float64.
 
-    others: scores of candidates, each of which stands for `times` items. A little of a ridge keeps apart streams that
-    say the same.
+    behind: by how much a candidate's score exceeds that of its user's target; each stands for `times` items.
+
+    One event in all speaks for the mean of the streams, so that weights stay finite where few users, or streams that
+    say the same, would leave them free. Raises `FloatingPointError` where scores are not finite.
     """
-    streams = len(targets)
-    weights = torch.full((streams,), 1.0 / streams, dtype=torch.double, device=targets.device)
-
-    def at(weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the mean negative log-likelihood and every candidate's probability, the target's first."""
-        w = weights.to(others.dtype)
-        z = torch.einsum("s,suc->uc", w, others) + math.log(times)
-        z = torch.cat([(w @ targets)[:, None], z.masked_fill_(~allowed, -torch.inf)], dim=1)
-        log_p = torch.log_softmax(z, dim=1)
-        return -log_p[:, 0].double().mean(), log_p.exp_()
-
-    loss, p = at(weights)
+    streams, users = behind.shape[:2]
+    if broken := [number for number in range(streams) if not behind[number].isfinite().all()]:
+        raise FloatingPointError(
+            f"the scores of stream {broken[0] + 1} of {streams} are not finite; lower --train.lr or --train.clip, "
+            "raise --train.warmup-steps, or train without --train.bf16"
+        )
+    mean = torch.full((streams,), 1.0 / streams, dtype=torch.double)
+    weights = mean.clone()
+    loss, gradient, curvature = _moments(behind, allowed, weights, times)
+    spread = curvature.diagonal()
+    prior = torch.where(spread > 0, spread, 1.0) / users
     for _ in range(STEPS):
-        mean = torch.einsum("uc,suc->su", p[:, 1:], others) + p[:, 0] * targets
-        square = torch.einsum("uc,suc,tuc->st", p[:, 1:], others, others) + (p[:, 0] * targets) @ targets.T
-        gradient = (mean - targets).double().mean(1)
-        curvature = square.double() / len(p) - (mean @ mean.T).double() / len(p)
-        ridge = RIDGE * curvature.diagonal().mean().clamp(min=1e-12) * torch.eye(streams, device=p.device)
-        step = torch.linalg.solve(curvature + ridge, gradient)
-        while True:
-            tried, tried_p = at(weights - step)
-            if tried <= loss or step.abs().max() < 1e-9:
+        step = torch.linalg.solve(curvature + prior.diag(), gradient + prior * (weights - mean))
+        for _ in range(HALVINGS):
+            tried = weights - step
+            found = _moments(behind, allowed, tried, times)
+            better = _penalised(loss, weights - mean, prior) - _penalised(found[0], tried - mean, prior)
+            if better >= 0:
                 break
             step = step / 2
-        better = loss - tried
-        weights, loss, p = weights - step, tried, tried_p
-        if better < 1e-9:
+        else:
             break
-    return weights.to(targets.dtype)
+        weights, (loss, gradient, curvature) = tried, found
+        if better < 1e-10:
+            break
+    return weights.to(behind.dtype)
+
+
+def _penalised(loss: Tensor, away: Tensor, prior: Tensor) -> float:
+    return float(loss + 0.5 * (prior * away**2).sum())
+
+
+def _moments(behind: Tensor, allowed: Tensor, weights: Tensor, times: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the mean negative log-likelihood, its gradient [streams], and its second derivative [streams, streams]."""
+    users = behind.shape[1]
+    loss, gradient = weights.new_zeros(()), torch.zeros_like(weights)
+    curvature = weights.new_zeros(len(weights), len(weights))
+    for x, left in _tiles(behind, allowed):
+        z = (torch.einsum("s,suc->uc", weights, x) + math.log(times)).masked_fill(~left, -torch.inf)
+        # the target's own score is 0
+        total = torch.logsumexp(torch.cat([torch.zeros_like(z[:, :1]), z], dim=1), dim=1)
+        p = (z - total[:, None]).exp()
+        weighed = p * x
+        mean = weighed.sum(2)
+        loss += total.sum() / users
+        gradient += mean.sum(1) / users
+        curvature += (weighed.flatten(1) @ x.flatten(1).T - mean @ mean.T) / users
+    return loss, gradient, curvature
+
+
+def _tiles(behind: Tensor, allowed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, behind.shape[1], TILE):
+        yield behind[:, start : start + TILE].double(), allowed[start : start + TILE]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
@@ -154,11 +154,7 @@ def fit(
                 line = {"step": progress.step, "epoch": progress.epoch, "lr": schedule.get_last_lr()[0], "loss": values}
                 _log(accelerator, folder, line)
 
-        tables = model.encode_catalogue()
-        if fit_ensemble := getattr(model.ensemble, "fit", None):
-            fit_ensemble(partial(model.states, tables=tables), tables, questions)
-        found = evaluate(model, questions, experiment, accelerator, tables)
-        valid = {head: metrics(ranked) for head, ranked in found.items()}
+        valid = _validate(model, questions, experiment, accelerator)
         if valid["ensemble"][SELECTED_BY] > progress.best_score:
             progress.best_epoch, progress.best_valid = progress.epoch, valid
             if accelerator.is_main_process:
@@ -174,13 +170,25 @@ def fit(
     return progress
 
 
+def _validate(
+    model: ODMT, questions: Questions, experiment: Experiment, accelerator: Accelerator
+) -> dict[str, Mapping[str, float]]:
+    """Fit the ensemble where it is fitted, and measure every head on validation."""
+    tables = model.encode_catalogue()
+    if refit := getattr(model.ensemble, "fit", None):
+        refit(partial(model.states, tables=tables), tables, questions, mask_history=experiment.train.mask_history)
+        for buffer in model.ensemble.buffers():
+            broadcast(buffer)  # machines need not round alike
+    return {name: metrics(r) for name, r in evaluate(model, questions, experiment, accelerator, tables).items()}
+
+
 def evaluate(
     model: ODMT, questions: Questions, experiment: Experiment, accelerator: Accelerator, tables: Streams | None = None
 ) -> dict[str, np.ndarray]:
-    """Rank the targets of `questions` with every stream and the ensemble, shared among processes, in float32; `tables`
-    of `encode_catalogue` save making them again.
+    """Rank the targets of `questions` with every head, shared among processes, in float32; `tables` of
+    `encode_catalogue` save making them again.
     """
-    tables = model.encode_catalogue() if tables is None else tables
+    tables = tables or model.encode_catalogue()
     found = ranks(
         partial(model.states, tables=tables),
         {name: tables[name] for name in model.streams},

@@ -132,8 +132,8 @@ class Fusion(Protocol):
     Tokens are [items, tokens, width of that stream], masks [items, tokens] with True for a real token; the id stream is
     one token wide. Output streams may be fewer (an early fusion returns one) and each gets a backbone of its own.
 
-    A fusion may also have a method `start_from(features)`, which is called once, when the model is made, so that its
-    parameters may start from the catalogue's content.
+    A fusion may also have a method `start_from(features)`, which is called where a component call makes it, so that
+    its parameters may start from the catalogue's content.
     """
 
     @property

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from odmt.dropout import Dropout
@@ -22,7 +21,7 @@ __all__ = ["Recency"]
 class Recency(nn.Module):
     """Give states u_t = s n(sum_(j<=t) w_(t-j) x_j), where n stretches to length 1; w and s are learned.
 
-    decay: w starts at decay^(t-j). scale: where s starts.
+    decay: w starts at decay^(t-j). scale: where s starts; of no effect with the similarity "cosine", which has its own.
     """
 
     def __init__(self, dim: int, *, length: int, decay: float = 0.7, scale: float = 8.0, dropout: float = 0.1) -> None:
@@ -60,4 +59,6 @@ class Recency(nn.Module):
         return self.log_weights[:rows].exp()
 
     def _stretched(self, summed: Tensor) -> Tensor:
-        return self.log_scale.exp().to(summed.dtype) * F.normalize(summed, dim=-1, eps=1e-6)
+        # a little is added under the root, so that the gradient of a history without content stays small
+        length = (summed.square().sum(-1, keepdim=True) + 1e-4).sqrt()
+        return self.log_scale.exp().to(summed.dtype) * summed / length

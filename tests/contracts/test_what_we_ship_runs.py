@@ -144,6 +144,7 @@ def test_two_processes_train_together_and_count_nobody_twice(tmp_path: Path) -> 
         "--train.epochs=4",
         "--train.lr=0.01",
         "--train.log-every=2",
+        "--model.ensemble=fitted",
     ]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", train, *settings]
     done = python(*launch, cwd=tmp_path, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
