@@ -92,19 +92,10 @@ class ODMT(ItemEncoder):
         at_user = self.join is not None and self.join.at == "user"
         read = self.join.joined if self.join is not None and at_user else self.vectors
         context = {"dim": dim, "dropout": dropout, "length": length}
-        own = dict(stream_backbones or {})
-        if contents := [name for name in read if name in self.modalities]:
-            own = dict.fromkeys(contents, own.pop(CONTENT, backbone)) | own
-        chosen = dict.fromkeys(read, backbone) | own
-        for name in chosen.keys() - set(read):
-            raise ValueError(f"stream_backbones names {name!r}, but the streams that are read are: {', '.join(read)}")
-        for head, (stream, again) in (further_heads or {}).items():
-            if head in self.vectors or stream not in read:
-                raise ValueError(
-                    f"further_heads: {head!r} reads {stream!r}, but needs a name of its own and one of these streams: "
-                    f"{', '.join(read)}"
-                )
-            chosen[head] = again
+        contents = [name for name in read if name in self.modalities]
+        chosen = _chosen_backbones(read, contents, backbone, stream_backbones or {}, further_heads or {})
+        if taken := self.read_again.keys() & {*self.vectors, "ensemble"}:
+            raise ValueError(f"further_heads: there is a stream {min(taken)!r} already; give the head another name")
         self.backbones = nn.ModuleDict({name: _backbone(made, context) for name, made in chosen.items()})
         if len(set(self.backbones.values())) < len(chosen):
             raise ValueError("backbone() returned the same module twice; make a new one at each call")
@@ -244,6 +235,25 @@ class ODMT(ItemEncoder):
 
 def _newest(backbone: Any, x: Tensor, mask: Tensor) -> Tensor:
     return backbone.newest(x, mask) if hasattr(backbone, "newest") else backbone(x, mask)[:, -1]
+
+
+def _chosen_backbones(
+    read: Sequence[str],
+    contents: Sequence[str],
+    backbone: str | Callable[[], Backbone],
+    of_streams: Mapping[str, str | Callable[[], Backbone]],
+    further_heads: Mapping[str, tuple[str, str | Callable[[], Backbone]]],
+) -> dict[str, str | Callable[[], Backbone]]:
+    """Say what reads each stream and each further head: what is named for it, for all content, or for all."""
+    own = dict(of_streams)
+    if contents:
+        own = dict.fromkeys(contents, own.pop(CONTENT, backbone)) | own
+    for name in own.keys() - set(read):
+        raise ValueError(f"stream_backbones names {name!r}, but the streams that are read are: {', '.join(read)}")
+    for head, (stream, _) in further_heads.items():
+        if stream not in read:
+            raise ValueError(f"further_heads: {head!r} reads {stream!r}, but the streams are: {', '.join(read)}")
+    return dict.fromkeys(read, backbone) | own | {head: again for head, (_, again) in further_heads.items()}
 
 
 def _backbone(backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:

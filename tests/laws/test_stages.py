@@ -86,10 +86,15 @@ def test_a_stream_may_be_read_twice(features: ItemFeatures, join: str) -> None:
     assert not torch.allclose(scores["text_gru"], scores["text_recency"])
 
 
-@pytest.mark.parametrize(("head", "stream"), [("text", "id"), ("more", "audio")])
-def test_a_further_head_needs_a_name_and_a_stream(features: ItemFeatures, head: str, stream: str) -> None:
-    with pytest.raises(ValueError, match=f"further_heads: '{head}' reads '{stream}', but needs a name of its own"):
-        make_model(features, further_heads={head: (stream, "gru4rec")})
+@pytest.mark.parametrize("head", ["text", "user", "ensemble"])
+def test_a_further_head_needs_a_name_of_its_own(features: ItemFeatures, head: str) -> None:
+    with pytest.raises(ValueError, match=f"further_heads: there is a stream '{head}' already"):
+        make_model(features, join="sum(at='user')", further_heads={head: ("id", "gru4rec")})
+
+
+def test_a_further_head_reads_a_stream_that_is_there(features: ItemFeatures) -> None:
+    with pytest.raises(ValueError, match="'more' reads 'audio', but the streams are: id, text, image"):
+        make_model(features, further_heads={"more": ("audio", "gru4rec")})
 
 
 def test_content_starts_as_near_as_its_encoder_says(features: ItemFeatures) -> None:
