@@ -159,7 +159,7 @@ def test_wrong_models_are_answered(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "right"),
     [
-        ("test_vit(checkpoint=/tmp/x.safetensors)", 'test_vit(checkpoint="/tmp/x.safetensors")'),
+        ("test_vit(checkpoint=weights/x.safetensors)", 'test_vit(checkpoint="weights/x.safetensors")'),
         ("test_vit(checkpoint=weights/x.pth, bf16=True)", 'test_vit(checkpoint="weights/x.pth", bf16=True)'),
         ("test_vit( bf16 = True, checkpoint = my x.pth )", 'test_vit( bf16 = True, checkpoint = "my x.pth")'),
         (
@@ -184,7 +184,7 @@ def test_a_text_without_quotes_is_answered_with_the_right_command(name: str, rig
         "test_vit(checkpoint='x)",
         "test_vit(checkpoint='x', checkpoint=y)",
         "histogram(bins=eight)",
-        "no.such.package:Encoder(path=/tmp/x)",
+        "no.such.package:Encoder(path=weights/x)",
     ],
 )
 def test_no_command_is_proposed_that_would_be_refused_too(name: str) -> None:
