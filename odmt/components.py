@@ -60,7 +60,8 @@ ENSEMBLES = {
 }
 
 CONTENT = "content"
-"""Stands for every stream but the id, where streams are named."""
+"""Stands for every stream but the id, where streams are named; no stream may be called so."""
+
 CONTEXT = ("dim", "dropout", "length", "widths", "streams", "num_items")
 """What a component's constructor may ask for beside its own arguments."""
 FIXED = ("dim", "length", "widths", "streams", "num_items")

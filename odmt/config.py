@@ -132,10 +132,6 @@ def check(experiment: Experiment) -> None:
         for name in pairs.keys() - {*model.streams, *MODALITIES}:
             raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, (*model.streams, *MODALITIES))}")
     _check_component(model.backbone, BACKBONES, "backbone")
-    for call in model.backbones_of_streams().values():
-        _check_component(call, BACKBONES, "stream_backbones")
-    for _, call in model.heads_beside().values():
-        _check_component(call, BACKBONES, "further_heads")
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_component(model.similarity, SIMILARITIES, "similarity")
     _check_component(model.loss, LOSSES, "loss")
@@ -145,6 +141,7 @@ def check(experiment: Experiment) -> None:
     for name, rate in model.hide_rates().items():
         if name not in model.streams or not 0 <= rate < 1:
             raise ConfigError(f"model.hide: {name}={rate} names no stream, or a rate that is not from 0 to below 1")
+    _check_heads(model)
     _check_distillation(experiment)
 
 
@@ -153,6 +150,26 @@ def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
         parse_call(text, known=known, kind=kind).check(CONTEXT, fixed=FIXED)
     except ValueError as error:
         raise ConfigError(f"model.{kind}: {error}") from error
+
+
+def _check_heads(model: ModelConfig) -> None:
+    """Check what reads single streams, and that these exist: a fusion of the user's own may have others."""
+    known = model.fusion.partition("(")[0].strip() in FUSIONS
+    named = {"join": (_kept(model), model.streams)} if known else {}
+    read = (*_kept(model), "item") if _joined_at(model) == "item" else model.streams
+    chosen = model.backbones_of_streams()
+    for call in chosen.values():
+        _check_component(call, BACKBONES, "stream_backbones")
+    again = model.heads_beside()
+    for _, call in again.values():
+        _check_component(call, BACKBONES, "further_heads")
+    if known:
+        named["stream_backbones"] = tuple(chosen), (*read, CONTENT)
+        named["further_heads"] = tuple(stream for stream, _ in again.values()), read
+    for setting, (names, there) in named.items():
+        for name in names:
+            if name not in there:
+                raise ConfigError(f"model.{setting} names {name!r}; {did_you_mean(name, there)}")
 
 
 def _check_distillation(experiment: Experiment) -> None:
@@ -180,17 +197,25 @@ def _check_distillation(experiment: Experiment) -> None:
 
 def _heads(model: ModelConfig) -> tuple[str, ...]:
     """Name the streams that score: those that enter, the joined one, or both; and those read once more."""
-    return (*_first_heads(model), *model.heads_beside())
+    at = _joined_at(model)
+    first = model.streams if at is None else (*_kept(model), at)
+    return (*first, *model.heads_beside())
 
 
-def _first_heads(model: ModelConfig) -> tuple[str, ...]:
-    if model.join == "none":
-        return model.streams
-    arguments = parse_call(model.join, known=JOINS, kind="join").arguments
-    kept = arguments.get("keep", False)
-    if not isinstance(kept, list | tuple):
-        kept = [name for name in model.streams if kept is True or (kept == CONTENT and name != "id")]
-    return (*kept, arguments.get("at", "item"))
+def _joined_at(model: ModelConfig) -> str | None:
+    return None if model.join == "none" else _join(model).get("at", "item")
+
+
+def _kept(model: ModelConfig) -> tuple[str, ...]:
+    """Name the streams that stay heads beside the joined one."""
+    kept = False if model.join == "none" else _join(model).get("keep", False)
+    if isinstance(kept, list | tuple):
+        return tuple(kept)
+    return tuple(name for name in model.streams if kept is True or (kept == CONTENT and name != "id"))
+
+
+def _join(model: ModelConfig) -> Mapping[str, Any]:
+    return parse_call(model.join, known=JOINS, kind="join").arguments
 
 
 def to_yaml(experiment: Experiment) -> str:

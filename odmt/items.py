@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from odmt.components import FIXED, FUSIONS, JOINS
+from odmt.components import CONTENT, FIXED, FUSIONS, JOINS
 from odmt.data.tokens import by_length
 from odmt.fusion import mean_of_tokens
 from odmt.id_table import start_of_ids
@@ -35,6 +35,8 @@ class ItemEncoder(nn.Module):
         item has.
     id_min_count: ids of items with fewer training events are hidden, in training and after it.
     item_counts: [num_items + 1] how often each item occurs in training; `id_min_count` needs it.
+    start: whether parameters that start from content are set so, which reads that of the whole catalogue; weights that
+        are loaded next do without.
 
     Where an id is hidden, a vector made of the item's content stands in for it: a learned one, plus one linear map per
     modality of the mean of its tokens. That is what the id stream knows of an item that training never saw.
@@ -53,6 +55,7 @@ class ItemEncoder(nn.Module):
         id_min_count: int = 0,
         item_counts: np.ndarray | None = None,
         dropout: float = 0.1,
+        start: bool = True,
     ) -> None:
         super().__init__()
         self.inputs = _checked_streams(streams, features)
@@ -61,7 +64,7 @@ class ItemEncoder(nn.Module):
         self.num_items = features.num_items
         self.hide = _checked_rates(hide or {}, self.inputs)
         if "id" in self.inputs:
-            self.id_table = start_of_ids(id_init, features, dim)
+            self.id_table = start_of_ids(id_init, features, dim, read=start)
         elif id_init != "random":
             raise ValueError(f"id_init={id_init!r}, but 'id' is not among the streams {', '.join(self.inputs)}")
         self.id_known: Tensor
@@ -75,8 +78,8 @@ class ItemEncoder(nn.Module):
         context = {"dim": dim, "dropout": dropout, "widths": widths}
         made = build_component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
         self.fusion = checked_module(made, "fusion")
-        if isinstance(fusion, str) and (start := getattr(self.fusion, "start_from", None)):
-            start(features)  # a module of the caller's may be trained already
+        if start and isinstance(fusion, str) and (start_from := getattr(self.fusion, "start_from", None)):
+            start_from(features)  # a module of the caller's may be trained already
         fused: tuple[str, ...] = tuple(self.fusion.streams)  # pyright: ignore[reportArgumentType]
         self.join: Join | None = (
             None if join == "none" else build_component(join, JOINS, "join", {"dim": dim, "streams": fused})
@@ -196,9 +199,11 @@ def checked_module(made: object, what: str) -> nn.Module:
 
 def _checked_streams(streams: Sequence[str], features: Features) -> tuple[str, ...]:
     known = ("id", *features.widths)
-    for name in streams:
+    for name in streams or known:
         if name not in known:
             raise ValueError(f"stream {name!r} has no features; there are: {', '.join(known)}")
+        if name in (CONTENT, "ensemble"):
+            raise ValueError(f"features are called {name!r}, which stands for several streams; give them another name")
     return tuple(streams) or known
 
 

@@ -46,7 +46,7 @@ class ODMT(ItemEncoder):
     item_counts: [num_items + 1] how often each item occurs in training, for the popularity correction of the ranking
         loss and the drawing of items; without it no correction is made and items are drawn uniformly.
     length: longest history that will be read.
-    id_init, hide, id_min_count: see `odmt.items.ItemEncoder`.
+    id_init, hide, id_min_count, start: see `odmt.items.ItemEncoder`.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class ODMT(ItemEncoder):
         id_init: str = "random",
         hide: Mapping[str, float] | None = None,
         id_min_count: int = 0,
+        start: bool = True,
     ) -> None:
         super().__init__(
             features,
@@ -82,6 +83,7 @@ class ODMT(ItemEncoder):
             id_min_count=id_min_count,
             item_counts=item_counts,
             dropout=dropout,
+            start=start,
         )
         self.length = length
         first = self.vectors if self.join is None else (*self.join.kept, self.join.at)
@@ -96,7 +98,7 @@ class ODMT(ItemEncoder):
         chosen = _chosen_backbones(read, contents, backbone, stream_backbones or {}, further_heads or {})
         if taken := self.read_again.keys() & {*self.vectors, "ensemble"}:
             raise ValueError(f"further_heads: there is a stream {min(taken)!r} already; give the head another name")
-        self.backbones = nn.ModuleDict({name: _backbone(made, context) for name, made in chosen.items()})
+        self.backbones = nn.ModuleDict({name: _backbone(name, made, context) for name, made in chosen.items()})
         if len(set(self.backbones.values())) < len(chosen):
             raise ValueError("backbone() returned the same module twice; make a new one at each call")
         self.hide_rates = {getattr(made, "hide_rate", None) for made in self.backbones.values()}
@@ -256,12 +258,13 @@ def _chosen_backbones(
     return dict.fromkeys(read, backbone) | own | {head: again for head, (_, again) in further_heads.items()}
 
 
-def _backbone(backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:
+def _backbone(stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:
+    what = f"backbone of {stream!r}"
     if isinstance(backbone, str):
-        return checked_module(build_component(backbone, BACKBONES, "backbone", context), "backbone")
+        return checked_module(build_component(backbone, BACKBONES, what, context), what)
     if isinstance(backbone, nn.Module):
-        raise ValueError("backbone is a module, but every stream needs its own; pass what makes one: lambda: ...")
-    return checked_module(backbone(), "what backbone() returns")
+        raise ValueError(f"{what} is a module, but every stream needs its own; pass what makes one: lambda: ...")
+    return checked_module(backbone(), f"what makes the {what}")
 
 
 def _log_popularity(item_counts: np.ndarray | None, num_items: int) -> Tensor:

@@ -34,8 +34,10 @@ def features_of(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
     )
 
 
-def build_model(experiment: Experiment, features: Features, *, item_counts: np.ndarray | None = None) -> ODMT:
-    """Build the model that `experiment` describes over `features`, with fresh parameters."""
+def build_model(
+    experiment: Experiment, features: Features, *, item_counts: np.ndarray | None = None, start: bool = True
+) -> ODMT:
+    """Build the model that `experiment` describes over `features`, with fresh parameters; `start` as of `ODMT`."""
     settings, distill = experiment.model, experiment.distill
     graph = DistillationGraph(*distill.graph, temperature=distill.temperature, loss=distill.loss, detach=distill.detach)
     return ODMT(
@@ -57,6 +59,7 @@ def build_model(experiment: Experiment, features: Features, *, item_counts: np.n
         id_init=settings.id_init,
         hide=settings.hide_rates(),
         id_min_count=settings.id_min_count,
+        start=start,
     )
 
 
@@ -81,7 +84,7 @@ def from_pretrained(folder: str | Path, features: Features) -> ODMT:
         limits = {name: n for name, n in experiment.data.token_limits().items() if name in features.widths}
         features = features.limited(limits)
     # how often items occurred is saved with the weights, as far as it is still needed
-    model = build_model(experiment, features, item_counts=np.ones(features.num_items + 1, dtype=np.int64))
+    model = build_model(experiment, features, item_counts=np.ones(features.num_items + 1, dtype=np.int64), start=False)
     load_weights(model, folder / "model.safetensors")
     return model.eval()
 

@@ -23,7 +23,8 @@ class DataConfig:
     length: int = 10
     """Events a user state is computed from. Histories are cut to the newest LENGTH + 3 before the split."""
     features: tuple[str, ...] = ()
-    """Which features to read where a modality has several, as MODALITY=KEY or MODALITY=ENCODER: text=tfidf."""
+    """Which features to read where a modality has several, as MODALITY=KEY or MODALITY=ENCODER: text=tfidf. A further
+    stream reads others of a modality beside them, as STREAM=MODALITY:ENCODER: words=text:tfidf."""
     max_tokens: tuple[str, ...] = ()
     """Most tokens read per item, as MODALITY=NUMBER: text=30 image=50. Without it, all that are stored."""
     workers: int = 0
@@ -61,7 +62,8 @@ class ModelConfig:
     stream_backbones: tuple[str, ...] = ()
     """Streams that another model reads, as STREAM=BACKBONE: id=gru4rec content=recency (content: all but the id)."""
     further_heads: tuple[str, ...] = ()
-    """Streams that are read once more, as STREAM=BACKBONE: item=gru4rec makes the head item_gru4rec."""
+    """Streams that are read once more, as STREAM=BACKBONE: item=gru4rec makes the head item_gru4rec,
+    and a second one of that name item_gru4rec_2."""
     similarity: str = "product"
     """What makes a score of a user's state and an item: product, as released, or cosine(scale=16)."""
     loss: str = "in_batch(popularity=1.0)"
@@ -88,9 +90,10 @@ class ModelConfig:
         heads = {}
         for entry in self.further_heads:
             ((stream, call),) = read_pairs([entry], "model.further_heads", "item=gru4rec").items()
-            head = f"{stream}_{call.partition('(')[0].rpartition(':')[2].strip().lower()}"
-            if head in heads:
-                raise ConfigError(f"model.further_heads: {entry!r} would be a second head {head}; leave one")
+            name = call.partition("(")[0].rpartition(":")[2].rpartition(".")[2].strip().lower()
+            head, number = f"{stream}_{name}", 2
+            while head in heads:
+                head, number = f"{stream}_{name}_{number}", number + 1
             heads[head] = stream, call
         return heads
 

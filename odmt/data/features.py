@@ -30,6 +30,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from odmt.data.manifest import MODALITIES
 from odmt.data.tokens import FeatureError, TokenTable
 from odmt.types import Tokens
 
@@ -136,16 +137,18 @@ def open_features(
     """Map the features of `modalities` that belong to `dataset`; milliseconds, whatever their size.
 
     `select` chooses among several caches of a modality by encoder name (where tokens were pooled, with or without "mean
-    of ") or by the beginning of a key; `max_tokens` reads no more than so many tokens per item. Raises `FeatureError`
-    where there are no features, several, damaged ones, or only ones that were made for another dataset.
+    of ") or by the beginning of a key; `max_tokens` reads no more than so many tokens per item. A further cache of a
+    modality is read beside the first under a name of one's own: `{"text": "minilm", "words": "text:tfidf"}` for the
+    modalities "text" and "words". Raises `FeatureError` where there are no features, several, damaged ones, or only
+    ones that were made for another dataset.
     """
     for modality in select:
         if modality not in modalities:
             raise FeatureError(f"features are chosen for {modality!r}, but the modalities are {', '.join(modalities)}")
     tables: dict[str, TokenTable] = {}
-    for modality in modalities:
-        folder, recipe = _choose(dataset, modality, select.get(modality))
-        tables[modality] = _open_table(folder, recipe, dataset.num_items)
+    for name in modalities:
+        folder, recipe = _choose(dataset, name, select.get(name))
+        tables[name] = _open_table(folder, recipe, dataset.num_items)
     return ItemFeatures(tables, num_items=dataset.num_items, max_tokens=max_tokens)
 
 
@@ -179,7 +182,11 @@ def read_recipe(folder: Path) -> Mapping[str, Any]:
     return recipe
 
 
-def _choose(dataset: FeaturedDataset, modality: str, wanted: str | None) -> tuple[Path, Mapping[str, Any]]:
+def _choose(dataset: FeaturedDataset, name: str, wanted: str | None) -> tuple[Path, Mapping[str, Any]]:
+    modality, of = name, ""
+    if wanted is not None and wanted.partition(":")[0] in MODALITIES:
+        modality, _, wanted = wanted.partition(":")
+        of, wanted = f"{modality}:", wanted or None
     root = dataset.path / "features" / modality
     command = f"python -m odmt.encoders {dataset.path} --modality {modality} --encoder NAME"
     folders = sorted(path for path in root.glob("*") if KEY.fullmatch(path.name))
@@ -205,7 +212,7 @@ def _choose(dataset: FeaturedDataset, modality: str, wanted: str | None) -> tupl
         problem = "several caches" if wanted is None else f"{len(chosen) or 'no'} caches that match {wanted!r}"
         example = next(iter(among)).name
         raise FeatureError(
-            f"{root} has {problem} of {modality} features; choose with --data.features {modality}={example} "
+            f"{root} has {problem} of {modality} features; choose with --data.features {name}={of}{example} "
             f"among:{listing}"
         )
     return next(iter(chosen.items()))

@@ -97,6 +97,13 @@ def test_a_further_head_reads_a_stream_that_is_there(features: ItemFeatures) -> 
         make_model(features, further_heads={"more": ("audio", "gru4rec")})
 
 
+def test_names_that_stand_for_several_streams_are_refused() -> None:
+    for name in ("content", "ensemble"):
+        features = ItemFeatures.from_arrays(NUM_ITEMS, **{name: np.ones((NUM_ITEMS, 3), dtype=np.float32)})
+        with pytest.raises(ValueError, match=f"features are called '{name}', which stands for several streams"):
+            make_model(features)
+
+
 def test_content_starts_as_near_as_its_encoder_says(features: ItemFeatures) -> None:
     """Against principal directions by a singular value decomposition, half whitened; items that lack it start at 0."""
     model = make_model(features, fusion="independent(content='pca')").eval()

@@ -63,6 +63,15 @@ def test_spellings_of_the_command_line(configs: Path) -> None:
     assert (experiment.name, experiment.distill.graph) == ("a run", ("id -> text", "text->id"))
 
 
+def test_a_second_head_of_a_name_is_numbered() -> None:
+    entries = ("id=gru4rec", "id=gru4rec(layers=2)", "id=my.nets:Own.GRU")
+    assert ModelConfig(further_heads=entries).heads_beside() == {
+        "id_gru4rec": ("id", "gru4rec"),
+        "id_gru4rec_2": ("id", "gru4rec(layers=2)"),
+        "id_gru": ("id", "my.nets:Own.GRU"),
+    }
+
+
 def test_pairs_are_read_by_modality(configs: Path) -> None:
     argv = ["--dataset", "sample", "--data.features", "text=tfidf", "--data.max-tokens", "text=30"]
     data = parse(argv, configs=configs).data

@@ -132,8 +132,20 @@ def test_a_dataset_is_needed(configs: Path) -> None:
             "model.stream_backbones: sasrec takes no argument 'layer'; did you mean 'layers'?",
         ),
         (
-            ["--model.further-heads", "text=gru4rec(layers=1)", "text=gru4rec"],
-            "model.further_heads: 'text=gru4rec' would be a second head text_gru4rec; leave one",
+            ["--model.further-heads", "txet=gru4rec"],
+            "model.further_heads names 'txet'; did you mean 'text'?",
+        ),
+        (
+            ["--model.join", "sum(keep=['text'])", "--model.further-heads", "id=gru4rec"],
+            "model.further_heads names 'id'; there is text, item",
+        ),
+        (
+            ["--model.stream-backbones", "contents=recency"],
+            "model.stream_backbones names 'contents'; did you mean 'content'?",
+        ),
+        (
+            ["--model.join", "sum(keep=['txt'])"],
+            "model.join names 'txt'; did you mean 'text'?",
         ),
         (
             ["--model.stream-backbones", "recency"],

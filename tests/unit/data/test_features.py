@@ -217,6 +217,15 @@ def test_several_caches_need_a_choice(tmp_path: Path) -> None:
     assert open_features(shelf, ["text"], select={"text": "tfidf"}).tables["text"].folder is not None
 
 
+def test_a_further_cache_is_read_beside_the_first_under_a_name_of_its_own(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    keys = {name: write_features(shelf, encoder=name, seed=i).name for i, name in enumerate(("ours", "tfidf(dim=2)"))}
+    both = open_features(shelf, ["text", "words"], select={"text": "ours", "words": "text:tfidf"})
+    assert both.keys == {"text": keys["ours"], "words": keys["tfidf(dim=2)"]}
+    with pytest.raises(FeatureError, match=r"choose with --data\.features words=text:"):
+        open_features(shelf, ["words"], select={"words": "text:"})
+
+
 @pytest.mark.parametrize("name", ["ours", "ours@1f", "ours(dim=2)"])
 def test_an_encoder_is_found_by_its_name_where_its_tokens_were_pooled(tmp_path: Path, name: str) -> None:
     shelf = Shelf(tmp_path)

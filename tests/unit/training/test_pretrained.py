@@ -48,6 +48,19 @@ def test_a_saved_model_reads_as_many_tokens_as_in_training(dataset: Path, tmp_pa
     assert not torch.equal(build_model(settings, features).encode_catalogue()["text"], model.encode_catalogue()["text"])
 
 
+def test_loading_reads_no_content(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = ItemFeatures.from_arrays(24, text=np.random.default_rng(0).normal(size=(24, 6)).astype("float32"))
+    starts = ["--model.id-init=text", "--model.fusion=independent(content='pca')"]
+    settings = experiment(dataset, tmp_path, *starts, "--distill.graph")
+    model = build_model(settings, features).eval()
+    save_pretrained(model, settings, tmp_path / "model")
+    with monkeypatch.context() as patched:
+        patched.setattr(ItemFeatures, "gather", lambda self, modality, items: pytest.fail("content was read"))
+        again = from_pretrained(tmp_path / "model", features)
+    for name, expected in model.encode_catalogue().items():
+        assert torch.equal(again.encode_catalogue()[name], expected)
+
+
 def test_weights_of_another_model_are_refused_by_name(dataset: Path, tmp_path: Path) -> None:
     folder = run(experiment(dataset, tmp_path, "--train.epochs=1"))
     features = open_features(open_dataset(dataset), ["text"])
