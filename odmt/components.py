@@ -17,7 +17,11 @@ __all__ = [
     "SIMILARITIES",
 ]
 
-FUSIONS = {"imt": "odmt.fusion:IDAwareTransformer", "independent": "odmt.fusion:Independent"}
+FUSIONS = {
+    "imt": "odmt.fusion:IDAwareTransformer",
+    "independent": "odmt.fusion:Independent",
+    "joint": "odmt.fusion:Joint",
+}
 
 JOINS = {
     "sum": "odmt.joins:Sum",

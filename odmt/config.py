@@ -155,8 +155,8 @@ def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
 def _check_heads(model: ModelConfig) -> None:
     """Check what reads single streams, and that these exist: a fusion of the user's own may have others."""
     known = model.fusion.partition("(")[0].strip() in FUSIONS
-    named = {"join": (_kept(model), model.streams)} if known else {}
-    read = (*_kept(model), "item") if _joined_at(model) == "item" else model.streams
+    named = {"join": (_kept(model), _fused(model))} if known else {}
+    read = (*_kept(model), "item") if _joined_at(model) == "item" else _fused(model)
     chosen = model.backbones_of_streams()
     for call in chosen.values():
         _check_component(call, BACKBONES, "stream_backbones")
@@ -198,8 +198,15 @@ def _check_distillation(experiment: Experiment) -> None:
 def _heads(model: ModelConfig) -> tuple[str, ...]:
     """Name the streams that score: those that enter, the joined one, or both; and those read once more."""
     at = _joined_at(model)
-    first = model.streams if at is None else (*_kept(model), at)
+    first = _fused(model) if at is None else (*_kept(model), at)
     return (*first, *model.heads_beside())
+
+
+def _fused(model: ModelConfig) -> tuple[str, ...]:
+    """Name the streams that leave the fusion: those that enter, or the id and all content as one."""
+    if model.fusion.partition("(")[0].strip() != "joint":
+        return model.streams
+    return (*(name for name in model.streams if name == "id"), CONTENT)
 
 
 def _joined_at(model: ModelConfig) -> str | None:
@@ -211,7 +218,7 @@ def _kept(model: ModelConfig) -> tuple[str, ...]:
     kept = False if model.join == "none" else _join(model).get("keep", False)
     if isinstance(kept, list | tuple):
         return tuple(kept)
-    return tuple(name for name in model.streams if kept is True or (kept == CONTENT and name != "id"))
+    return tuple(name for name in _fused(model) if kept is True or (kept == CONTENT and name != "id"))
 
 
 def _join(model: ModelConfig) -> Mapping[str, Any]:

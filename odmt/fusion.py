@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from odmt.attention import Block
+from odmt.components import CONTENT
 from odmt.dropout import Dropout
-from odmt.principal import mean_content, principal
+from odmt.principal import LinearMap, half_whitened
 from odmt.types import Bool, Features, Float, Streams, Tensor
 
-__all__ = ["IDAwareTransformer", "Independent", "mean_of_tokens"]
+__all__ = ["IDAwareTransformer", "Independent", "Joint", "mean_of_tokens"]
 
 
 def mean_of_tokens(
@@ -140,7 +141,7 @@ class Independent(nn.Module):
         if content not in ("mlp", "pca"):
             raise ValueError(f"content={content!r} is neither 'mlp' nor 'pca'")
         self.streams = tuple(widths)
-        self.content = content
+        self.content, self.dim = content, dim
         self.maps = nn.ModuleDict({name: _map(name, width, dim, content) for name, width in widths.items()})
         self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in widths if name != "id"})
 
@@ -152,23 +153,53 @@ class Independent(nn.Module):
             vectors[name] = torch.where(present, made, missing.to(made.dtype))
         return vectors
 
-    @torch.no_grad()
     def start_from(self, features: Features) -> None:
         """Set the maps to where they start; `ItemEncoder` calls this once it has made a fusion."""
         if self.content == "pca":
             for name in self.missing:
-                _start_at_principal(self.maps[name], mean_content(features, name))
+                _start(self.maps[name], half_whitened(features, [name], self.dim)[name])
 
 
-def _start_at_principal(layer: nn.Module, content: Float[Tensor, "items width"]) -> None:
+class Joint(nn.Module):
+    """Give two streams: the id as it is, and "content", all that an item shows as one vector of length 1.
+
+    The modalities' mean tokens go side by side through one linear layer, which starts as that of `Independent` with
+    "pca": at the principal directions of them all together, so that what two modalities say alike counts once and
+    no direction of one meets one of another by chance. What an item lacks adds nothing; one without any content has a
+    learned vector.
+    """
+
+    def __init__(self, widths: Mapping[str, int], dim: int) -> None:
+        super().__init__()
+        self._content = tuple(name for name in widths if name != "id")
+        if not self._content:
+            raise ValueError("fusion 'joint' joins content, and there is none among the streams; write independent")
+        self.streams = (*(name for name in widths if name == "id"), CONTENT)
+        self.dim = dim
+        self.maps = nn.ModuleDict({name: _map(name, width, dim, "pca") for name, width in widths.items()})
+        self.missing = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, tokens: Streams, masks: Streams) -> Streams:
+        mapped = {name: layer(mean_of_tokens(tokens[name], masks[name])) for name, layer in self.maps.items()}
+        there = {name: masks[name].any(1, keepdim=True) for name in self._content}
+        shown = torch.stack([torch.where(there[name], mapped[name], 0.0) for name in self._content]).sum(0)
+        made = F.normalize(shown, dim=1, eps=1e-6)
+        anything = torch.stack(list(there.values())).any(0)
+        vectors = {**mapped, CONTENT: torch.where(anything, made, self.missing.to(made.dtype))}
+        return {name: vectors[name] for name in self.streams}
+
+    def start_from(self, features: Features) -> None:
+        """Set the maps to where they start; `ItemEncoder` calls this once it has made a fusion."""
+        for name, found in half_whitened(features, self._content, self.dim).items():
+            _start(self.maps[name], found)
+
+
+@torch.no_grad()
+def _start(layer: nn.Module, found: LinearMap) -> None:
     assert isinstance(layer, nn.Linear)
-    if not len(content):  # nothing to start from: the map stays as drawn
-        return
-    mean, axes, variances = principal(content, layer.out_features)
-    known = variances > 1e-9 * variances.max()
-    rows = (axes[:, known] * variances[known] ** -0.25).T
-    layer.weight.zero_()[: len(rows)] = rows
-    layer.bias.zero_()[: len(rows)] = -rows @ mean
+    rows = len(found.bias)
+    layer.weight.zero_()[:rows] = found.weight
+    layer.bias.zero_()[:rows] = found.bias
 
 
 def _two_layers(width: int, dim: int) -> nn.Sequential:

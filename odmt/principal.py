@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from odmt.types import Features, Float, Tensor
+from odmt.types import Bool, Features, Float, Tensor
 
-__all__ = ["Principal", "mean_content", "principal"]
+__all__ = ["LinearMap", "Principal", "half_whitened", "principal"]
 
 ITEMS = 1 << 15
 """Items from which directions are estimated: more say the same, and a large catalogue's take long to read."""
@@ -34,13 +35,46 @@ def principal(x: Float[Tensor, "items width"], k: int) -> Principal:
     return Principal(mean, axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign(), variances)
 
 
-def mean_content(features: Features, modality: str) -> Float[Tensor, "items width"]:
-    """Average each item's tokens, for items that have any, evenly spaced where the catalogue is large."""
-    found = []
+class LinearMap(NamedTuple):
+    """Hold a map of content: weight [k, width], bias [k]."""
+
+    weight: Float[Tensor, "k width"]
+    bias: Float[Tensor, " k"]
+
+
+def half_whitened(features: Features, modalities: Sequence[str], k: int) -> dict[str, LinearMap]:
+    """Give maps of the modalities' mean tokens whose sum holds the catalogue's k principal directions, each divided by
+    the fourth root of its variance.
+
+    Modalities stand side by side with the same total variance; an item says nothing where it lacks one. In float64.
+    """
     items = np.unique(np.linspace(1, features.num_items, ITEMS).astype(np.int64))
+    moments, columns = [], []
+    for name in modalities:
+        x, there = _mean_content(features, name, items)
+        mean = x[there].mean(0) if there.any() else x.new_zeros(x.shape[1])
+        spread = (x[there] - mean).square().mean(0).sum().sqrt().clamp(min=1e-12) if there.any() else x.new_ones(())
+        moments.append((mean, spread))
+        columns.append(torch.where(there[:, None], (x - mean) / spread, 0.0))
+    _, axes, variances = principal(torch.cat(columns, dim=1), k)
+    known = variances > 1e-9 * variances.max()
+    axes = torch.where(known, axes * variances.clamp(min=1e-300) ** -0.25, 0.0)
+    parts = axes.split([x.shape[1] for x in columns])
+    weights = [(part / spread).T for part, (_, spread) in zip(parts, moments, strict=True)]
+    return {
+        name: LinearMap(weight, -weight @ mean)
+        for name, weight, (mean, _) in zip(modalities, weights, moments, strict=True)
+    }
+
+
+def _mean_content(
+    features: Features, modality: str, items: np.ndarray
+) -> tuple[Float[Tensor, "items width"], Bool[Tensor, " items"]]:
+    """Average the tokens of each of `items`, and say which have any."""
+    means, there = [], []
     for some in np.array_split(items, max(1, len(items) // 1024)):
         tokens = features.gather(modality, some)
-        there = tokens.mask.any(1)
-        weights = tokens.mask[there].unsqueeze(2).double()
-        found.append((tokens.values[there].double() * weights).sum(1) / weights.sum(1))
-    return torch.cat(found)
+        weights = tokens.mask.unsqueeze(2).double()
+        means.append((tokens.values.double() * weights).sum(1) / weights.sum(1).clamp(min=1))
+        there.append(tokens.mask.any(1))
+    return torch.cat(means), torch.cat(there)

@@ -52,8 +52,9 @@ class ModelConfig:
     dim: int = 128
     """Width of item vectors and user states."""
     fusion: str = "imt(layers=2, heads=2)"
-    """How the streams of an item inform each other: imt (ID-aware transformer), independent (not at all), or
-    "independent(content='pca')", whose content starts as near as its encoder says."""
+    """How the streams of an item inform each other: imt (ID-aware transformer), independent (not at all),
+    "independent(content='pca')", whose content starts as near as its encoder says, or joint, where all content is one
+    stream that starts so."""
     join: str = "none"
     """Where streams become one: none (only scores are combined), or sum, concat, gated, attention, as "sum(at='item')"
     (early) or "gated(at='user', keep=['text'])" (middle; the streams that `keep` names stay heads beside it)."""

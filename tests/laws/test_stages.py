@@ -117,6 +117,28 @@ def test_content_starts_as_near_as_its_encoder_says(features: ItemFeatures) -> N
     assert (vectors[~there] == 0).all()
 
 
+def test_joint_content_starts_at_the_principal_directions_of_all_modalities_together(features: ItemFeatures) -> None:
+    """Against a singular value decomposition of modalities side by side, each of variance 1, 0 where one lacks."""
+    model = make_model(features, fusion="joint").eval()
+    assert model.streams == ("id", "content")
+    columns = []
+    for name in ("text", "image"):
+        tokens = features.gather(name, np.arange(1, NUM_ITEMS + 1))
+        there = tokens.mask.any(1)
+        x = (tokens.values.double() * tokens.mask[..., None]).sum(1) / tokens.mask.sum(1, keepdim=True).clamp(min=1)
+        centred = torch.where(there[:, None], x - x[there].mean(0), 0.0)
+        columns.append(centred / centred[there].square().sum(1).mean().sqrt())
+    u, s, _ = torch.linalg.svd(torch.cat(columns, 1), full_matrices=False)
+    u, s = u[:, :8], s[:8]
+    anything = torch.cat(columns, 1).any(1)
+    started = torch.nn.functional.normalize(u * s.sqrt(), dim=1)[anything]
+    vectors = model.encode(torch.arange(1, NUM_ITEMS + 1))["content"]
+    torch.testing.assert_close(vectors[anything] @ vectors[anything].T, (started @ started.T).float())
+    assert (vectors[~anything] == 0).all()
+    with pytest.raises(ValueError, match="fusion 'joint' joins content, and there is none among the streams"):
+        make_model(features, streams=("id",), fusion="joint")
+
+
 def test_sum_at_the_items_adds_vectors_and_at_the_users_adds_scores(features: ItemFeatures) -> None:
     """The score of summed states is (sum u)(sum v): that of the streams, and of every stream with every other."""
     items = torch.arange(1, NUM_ITEMS + 1)
