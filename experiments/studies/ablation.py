@@ -3,16 +3,20 @@
     python experiments/ablate.py --suite distillation --dataset microlens --with microlens-cpu --seeds 1 2 3
     python experiments/ablate.py --suite my_suite.yaml --dataset microlens --seeds 1 2 -- --train.epochs 20
     python experiments/ablate.py --suite imt --dataset microlens --launch "accelerate launch --num_processes 2"
+    python experiments/ablate.py --suite fusion-stages --dataset microlens --seeds 1 2 3 \\
+        --tune model.dropout=0.1 "model.dropout=0.3 train.lr=5e-4"
 
 A suite is a file of experiments/suites, or your own. Runs lie in OUTPUT/ablations/DATASET/SUITE/ROW-sSEED, what they
 printed beside them, and the report in OUTPUT/ablations/DATASET/SUITE/report.md, .html, .svg and .json. The same command
 again skips what is finished and goes on with what was interrupted; a run that was made with other settings, data or
-features is refused. Flags after -- go to every train.py.
+features is refused. Flags after -- go to every train.py. With --tune every row is trained with the first seed under
+each of the settings named there; those with the best validation score are kept for the row and its other seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from argparse import Namespace
@@ -28,6 +32,7 @@ from .finished import ReportError
 from .running import find_launcher, interrupted_by_sigterm, train, train_command
 from .suite import PlannedRun, Suite, SuiteError, plan, read_suite
 from .suite_report import SuiteReport
+from .tuning import Tuning
 
 __all__ = ["main", "parser"]
 
@@ -46,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
             overlays=arguments.overlays,
             flags=flags,
             output=folder,
+            tries=[_flags(words) for words in arguments.tune],
         )
         dataset = open_dataset(find_dataset(arguments.dataset, runs[0].experiment.data.root))
         wanted = _wanted(runs, suite, arguments)
@@ -53,15 +59,21 @@ def main(argv: Sequence[str]) -> int:
         launcher = find_launcher(arguments.launch)
     except ValueError as error:  # of the suite, the settings, the dataset or its features
         sys.exit(f"error: {error}")
-    commands = [train_command(run, launcher, overwrite=run in replaced) for run in wanted]
+    tried = [run for run in wanted if not arguments.tune or run.seed == runs[0].seed]
+    failed = _train_all(tried, launcher, replaced, dry_run=arguments.dry_run)
+    tuning = Tuning.of(runs, arguments.tune)
+    rest = [run for run in tuning.kept(wanted) if run not in tried]
+    failed += _train_all(rest, launcher, replaced, dry_run=arguments.dry_run)
     if arguments.dry_run:
-        for run, command in zip(wanted, commands, strict=True):
-            print(f"{shlex.join(command)}  # {'to be replaced' if run in replaced else run.state}")
         return 0
-    failed = _train_all(wanted, commands, replaced)
     try:
         report = SuiteReport.of(
-            suite, runs, dataset, command=_command(arguments, flags), fewer_than=arguments.cold_below
+            suite,
+            tuning.kept(runs),
+            dataset,
+            command=_command(arguments, flags),
+            fewer_than=arguments.cold_below,
+            tuning=tuning,
         )
     except ReportError as error:
         sys.exit(f"error: {error}")
@@ -72,8 +84,15 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _train_all(runs: Sequence[PlannedRun], commands: Sequence[Sequence[str]], replaced: Sequence[PlannedRun]) -> int:
+def _train_all(
+    runs: Sequence[PlannedRun], launcher: Sequence[str], replaced: Sequence[PlannedRun], *, dry_run: bool
+) -> int:
     """Train one run after the other and count those that failed; Ctrl-C ends the one that is running, and us."""
+    commands = [train_command(run, launcher, overwrite=run in replaced) for run in runs]
+    if dry_run:
+        for run, command in zip(runs, commands, strict=True):
+            print(f"{shlex.join(command)}  # {'to be replaced' if run in replaced else run.state}")
+        return 0
     failed = 0
     bar = tqdm(list(zip(runs, commands, strict=True)), unit="run", disable=not runs)
     with interrupted_by_sigterm():
@@ -118,11 +137,17 @@ def _replaced(
     return replaced
 
 
+def _flags(words: str) -> list[str]:
+    """Read settings that are tried, NAME=VALUE ..., as flags."""
+    return [f"--{word}" if re.match(r"[\w.-]+=", word) else word for word in shlex.split(words)]
+
+
 def _command(arguments: Namespace, flags: Sequence[str]) -> str:
     """Write the command that makes the report, without where things lie on this machine."""
     words = ["--suite", arguments.suite, "--dataset", _name(arguments.dataset)]
     words += ["--with", *arguments.overlays] if arguments.overlays else []
     words += ["--seeds", *(str(seed) for seed in arguments.seeds)]
+    words += ["--tune", *arguments.tune] if arguments.tune else []
     words += ["--launch", arguments.launch] if arguments.launch else []
     words += ["--", *flags] if flags else []
     return shlex.join(["python", "experiments/ablate.py", *words])
@@ -147,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, help="as for train.py")
     add("--seeds", nargs="+", type=_seed, default=[1], metavar="N", help="default: 1")
     add("--with", nargs="+", default=[], dest="overlays", metavar="A", help="overlays to lay under those of every row")
+    add("--tune", nargs="+", default=[], metavar="SETTINGS", help="what to try for every row, each as one word")
     add("--only", nargs="+", default=[], metavar="ROW", help="train these rows alone; the report shows what there is")
     add("--launch", default="", metavar="WORDS", help="how to start train.py (default: this Python)")
     add("--output", default="runs", help="default: runs")

@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,10 +69,12 @@ class Suite:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """Hold one training of a suite: its words for train.py, and the settings that they come to."""
+    """Hold one training of a suite: its words for train.py, and the settings that they come to; `tried` is the place of
+    the setting that is tried out among those of `--tune`."""
 
     row: str
     seed: int
+    tried: int
     argv: tuple[str, ...]
     experiment: Experiment
 
@@ -152,30 +155,37 @@ def _variant(path: Path, label: str, words: Any) -> Variant:
 
 
 def plan(
-    suite: Suite, *, dataset: str, seeds: Sequence[int], overlays: Sequence[str], flags: Sequence[str], output: Path
+    suite: Suite,
+    *,
+    dataset: str,
+    seeds: Sequence[int],
+    overlays: Sequence[str],
+    flags: Sequence[str],
+    output: Path,
+    tries: Sequence[Sequence[str]] = (),
 ) -> list[PlannedRun]:
     """List the runs, all rows of the first seed before the second, so that an early stop leaves whole comparisons.
 
-    `overlays` lie under every row's own, `flags` go to every run. Raises SuiteError naming the row whose settings are
-    wrong, before anything is trained.
+    `overlays` lie under every row's own, `flags` go to every run. Each of `tries` makes a run of its own of every row
+    and seed, its flags after all others. Raises SuiteError naming the row whose settings are wrong, before anything is
+    trained.
     """
     runs: list[PlannedRun] = []
     notes = io.StringIO()
-    by_row: dict[str, Experiment] = {}
-    for seed in seeds:
-        for row in suite.rows:
-            name = f"{row.slug}-s{seed}"
-            laid = (*overlays, *row.overlays)
-            ablation = ("--ablation", *laid) if laid else ()
-            own = ("--seed", str(seed), "--name", name, "--output", str(output))
-            argv = ("--dataset", dataset, *ablation, *row.flags, *flags, *own)
-            if row.label not in by_row:
-                try:
-                    with contextlib.redirect_stderr(notes):
-                        by_row[row.label] = parse(list(argv), configs=EXPERIMENTS / "configs")
-                except ConfigError as error:
-                    raise SuiteError(f"row {row.label!r}: {error}") from error
-            runs.append(PlannedRun(row.label, seed, argv, replace(by_row[row.label], seed=seed, name=name)))
+    known: dict[tuple[str, int], Experiment] = {}
+    for seed, row, (number, tried) in product(seeds, suite.rows, enumerate(tries or [()])):
+        name = f"{row.slug}-t{number + 1}-s{seed}" if tries else f"{row.slug}-s{seed}"
+        laid = (*overlays, *row.overlays)
+        ablation = ("--ablation", *laid) if laid else ()
+        own = ("--seed", str(seed), "--name", name, "--output", str(output))
+        argv = ("--dataset", dataset, *ablation, *row.flags, *flags, *tried, *own)
+        if (row.label, number) not in known:
+            try:
+                with contextlib.redirect_stderr(notes):
+                    known[row.label, number] = parse(list(argv), configs=EXPERIMENTS / "configs")
+            except ConfigError as error:
+                raise SuiteError(f"row {row.label!r}: {error}") from error
+        runs.append(PlannedRun(row.label, seed, number, argv, replace(known[row.label, number], seed=seed, name=name)))
     for line in dict.fromkeys(notes.getvalue().splitlines()):
         print(line, file=sys.stderr)
     return runs

@@ -20,6 +20,7 @@ from .document import Block, Code, Figure, Heading, Paragraph, to_html, to_markd
 from .figures import RowFigures, Spread, cold_users, summarise
 from .finished import ReportError, Run, load
 from .suite import PlannedRun, Suite
+from .tuning import Tuning
 
 __all__ = ["SuiteReport"]
 
@@ -37,7 +38,8 @@ SHOULD_AGREE = ("processes", "versions", "commit")
 class SuiteReport:
     """Hold what a report is made of: the suite, its runs as planned, the figures of those that are finished.
 
-    `command` is how it was made; targets with fewer than `fewer_than` training events are cold, `num_cold` of them.
+    `command` is how it was made, `tuning` what was tried for each row before; targets with fewer than `fewer_than`
+    training events are cold, `num_cold` of them.
     """
 
     suite: Suite
@@ -47,10 +49,18 @@ class SuiteReport:
     command: str
     fewer_than: int
     num_cold: int
+    tuning: Tuning
 
     @classmethod
     def of(
-        cls, suite: Suite, planned: Sequence[PlannedRun], dataset: Dataset, *, command: str, fewer_than: int
+        cls,
+        suite: Suite,
+        planned: Sequence[PlannedRun],
+        dataset: Dataset,
+        *,
+        command: str,
+        fewer_than: int,
+        tuning: Tuning,
     ) -> SuiteReport:
         """Read the finished runs; raises ReportError where there is none, or they cannot be compared."""
         found: dict[str, dict[int, Run]] = {row.label: {} for row in suite.rows}
@@ -62,16 +72,16 @@ class SuiteReport:
         cold = cold_users(dataset, length=planned[0].experiment.data.length, fewer_than=fewer_than)
         rows = summarise(found, base=suite.base, cold=cold)
         _check_features(rows)
-        return cls(suite, planned, dataset, rows, command, fewer_than, int(cold.sum()))
+        return cls(suite, planned, dataset, rows, command, fewer_than, int(cold.sum()), tuning)
 
     @property
     def missing(self) -> list[str]:
         """Name the runs that are not finished, the seeds of a row together, and how far they are."""
         states = {"begun": "begun, not finished", "new": "not begun"}
-        seeds: dict[tuple[str, str], list[str]] = {}
+        seeds: dict[tuple[str, str], dict[str, None]] = {}
         for run in self.planned:
             if run.state != "finished":
-                seeds.setdefault((run.row, states[run.state]), []).append(str(run.seed))
+                seeds.setdefault((run.row, states[run.state]), {})[str(run.seed)] = None
         return [f"{row}, seed {' and '.join(numbers)}: {state}" for (row, state), numbers in seeds.items()]
 
     @property
@@ -122,10 +132,20 @@ class SuiteReport:
             tables.streams(rows),
             Heading("Cost and settings"),
             tables.cost(rows, self.suite),
+            *self._tuning(),
             Heading("Commands"),
             Paragraph("The first makes all of it; the others train one run of each row by itself."),
             Code([self.command, *self._commands().values()]),
         ]
+
+    def _tuning(self) -> list[Block]:
+        if not self.tuning.tries:
+            return []
+        text = (
+            f"Every row was trained with each of these settings, with seed {self.tuning.seed}, and kept the one with "
+            "the best validation NDCG@10, which is marked; its other seeds were trained with it alone."
+        )
+        return [Heading("Tuning"), Paragraph(text), tables.tried(self.tuning)]
 
     def to_json(self) -> dict[str, Any]:
         """Give every number as a tree, the results of all finished runs among them."""
@@ -141,6 +161,7 @@ class SuiteReport:
             "dataset": data,
             "cold": {"fewer_than": self.fewer_than, "users": self.num_cold},
             "missing": self.missing,
+            "tuning": asdict(self.tuning) if self.tuning.tries else None,
             "rows": [{"command": commands[row.label], **_row(row)} for row in self.rows],
         }
 

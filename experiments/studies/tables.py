@@ -10,8 +10,9 @@ from .document import Table
 from .figures import METRICS, TESTED, Difference, RowFigures, Spread
 from .forest import Mark, Panel, draw
 from .suite import Suite, Variant
+from .tuning import Tuning
 
-__all__ = ["CAPTION", "accuracy", "against", "cost", "plot", "streams"]
+__all__ = ["CAPTION", "accuracy", "against", "cost", "plot", "streams", "tried"]
 
 NORMAL = 1.96
 CAPTION = (
@@ -75,6 +76,16 @@ def cost(rows: Sequence[RowFigures], suite: Suite) -> Table:
             ]
         )
     return Table(("row", "settings", "parameters", "epochs (best) per seed", "minutes, mean", "commit"), lines)
+
+
+def tried(tuning: Tuning) -> Table:
+    """Give the validation NDCG@10 of every row with every setting that was tried, the best of a row marked."""
+    lines = []
+    for row, scores in tuning.scores.items():
+        cells = ["–" if score is None else f"{score:.4f}" for score in scores]
+        best = tuning.chosen(row)
+        lines.append([row, *(f"**{cell}**" if place == best else cell for place, cell in enumerate(cells))])
+    return Table(("row", *(f"`{words}`" for words in tuning.tries)), lines)
 
 
 def plot(rows: Sequence[RowFigures], base: str) -> str:
