@@ -23,8 +23,9 @@ from tests.tiny import NUM_USERS, tiny_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CONFIGS = REPOSITORY / "experiments" / "configs"
-DATASETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "-" not in path.stem)
-OVERLAYS = [*sorted(path.stem for path in (CONFIGS.parent / "ablations").glob("*.yaml")), "microlens-cpu"]
+SMALLER = "microlens-cpu"
+DATASETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != SMALLER)
+OVERLAYS = [*sorted(path.stem for path in (CONFIGS.parent / "ablations").glob("*.yaml")), SMALLER]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
