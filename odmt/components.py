@@ -14,6 +14,7 @@ __all__ = [
     "FUSIONS",
     "JOINS",
     "LOSSES",
+    "RESERVED",
     "SIMILARITIES",
 ]
 
@@ -64,8 +65,9 @@ ENSEMBLES = {
 }
 
 CONTENT = "content"
-"""Stands for every stream but the id, where streams are named; no stream may be called so."""
-
+"""Stands for every stream but the id, where streams are named, and is what fusion 'joint' calls them all as one."""
+RESERVED = (CONTENT, "ensemble", "item", "user", "users", "file", "most-popular")
+"""What no features may be called: names of what is made of several streams, and of what lies beside them in files."""
 CONTEXT = ("dim", "dropout", "length", "widths", "streams", "num_items")
 """What a component's constructor may ask for beside its own arguments."""
 FIXED = ("dim", "length", "widths", "streams", "num_items")

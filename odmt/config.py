@@ -120,17 +120,14 @@ def check(experiment: Experiment) -> None:
         raise ConfigError(f"name={experiment.name!r} is no name of a folder in {experiment.output}; leave out the '/'")
     if experiment.resume and experiment.overwrite:
         raise ConfigError("resume and overwrite exclude each other: one goes on with the run folder, one replaces it")
-    data, model = experiment.data, experiment.model
+    model = experiment.model
     if not 0 <= model.dropout < 1:
         raise ConfigError(f"model.dropout={model.dropout} is out of range; it is at least 0 and below 1")
     if not model.streams or len(set(model.streams)) < len(model.streams):
         raise ConfigError(f"model.streams={list(model.streams)}: name at least one stream, and each once")
     if model.id_init not in (starts := ["random", "mean", *(name for name in model.streams if name != "id")]):
         raise ConfigError(f"model.id_init={model.id_init!r} is unknown; {did_you_mean(model.id_init, starts)}")
-    for setting, pairs in {"data.features": data.selected_features(), "data.max_tokens": data.token_limits()}.items():
-        # a modality that an ablation leaves out may keep its settings; a misspelt one may not
-        for name in pairs.keys() - {*model.streams, *MODALITIES}:
-            raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, (*model.streams, *MODALITIES))}")
+    _check_features(experiment)
     _check_component(model.backbone, BACKBONES, "backbone")
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_component(model.similarity, SIMILARITIES, "similarity")
@@ -145,6 +142,23 @@ def check(experiment: Experiment) -> None:
     _check_distillation(experiment)
 
 
+def _check_features(experiment: Experiment) -> None:
+    """Check the names that settings of features begin with: a stream that an ablation leaves out may keep its own, a
+    misspelt one may not.
+    """
+    data = experiment.data
+    chosen = data.selected_features()
+    further = [name for name, of in chosen.items() if of.partition(":")[0] in MODALITIES]
+    known = dict.fromkeys((*(name for name in experiment.model.streams if name != "id"), *MODALITIES))
+    for setting, names, there in (
+        ("data.features", chosen, (*known, *(name for name in further if name != "id"))),
+        ("data.max_tokens", data.token_limits(), (*known, *further)),
+    ):
+        for name in names:
+            if name not in there:
+                raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, known)}")
+
+
 def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
     try:
         parse_call(text, known=known, kind=kind).check(CONTEXT, fixed=FIXED)
@@ -153,20 +167,24 @@ def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
 
 
 def _check_heads(model: ModelConfig) -> None:
-    """Check what reads single streams, and that these exist: a fusion of the user's own may have others."""
-    known = model.fusion.partition("(")[0].strip() in FUSIONS
-    named = {"join": (_kept(model), _fused(model))} if known else {}
-    read = (*_kept(model), "item") if _joined_at(model) == "item" else _fused(model)
-    chosen = model.backbones_of_streams()
+    """Check what reads single streams, and that these exist."""
+    chosen, again = model.backbones_of_streams(), model.heads_beside()
     for call in chosen.values():
         _check_component(call, BACKBONES, "stream_backbones")
-    again = model.heads_beside()
     for _, call in again.values():
         _check_component(call, BACKBONES, "further_heads")
-    if known:
-        named["stream_backbones"] = tuple(chosen), (*read, CONTENT)
-        named["further_heads"] = tuple(stream for stream, _ in again.values()), read
-    for setting, (names, there) in named.items():
+    if _name(model.fusion) not in FUSIONS:
+        return  # one of the user's own may have streams of its own, and the model checks them
+    fused, at = _fused(model), _joined_at(model)
+    if at is not None and len(fused) < 2:
+        raise ConfigError(f"model.join={model.join} needs two streams, and there is {', '.join(fused)}; write none")
+    read = (*_kept(model), at) if at == "item" else fused
+    contents = (CONTENT,) if set(read) - {"id", "item"} else ()
+    for setting, names, there in (
+        ("join", _kept(model), fused),
+        ("stream_backbones", chosen, (*read, *contents)),
+        ("further_heads", [stream for stream, _ in again.values()], read),
+    ):
         for name in names:
             if name not in there:
                 raise ConfigError(f"model.{setting} names {name!r}; {did_you_mean(name, there)}")
@@ -180,7 +198,7 @@ def _check_distillation(experiment: Experiment) -> None:
         DistillationGraph(temperature=distill.temperature, loss=distill.loss, detach=distill.detach)
     except ValueError as error:
         raise ConfigError(f"distill.loss: {error}") from error
-    if distill.graph and model.loss.partition("(")[0].strip() == "full":
+    if distill.graph and _name(model.loss) == "full":
         raise ConfigError("model.loss=full leaves no logits to distil; write --distill.graph with no edges")
     heads = (*_heads(model), "ensemble")
     for text in distill.graph:
@@ -190,7 +208,7 @@ def _check_distillation(experiment: Experiment) -> None:
             raise ConfigError(f"distill.graph: {error}") from error
         # which streams leave another fusion is known once it is built, and the model checks it then
         missing = {name for edge in edges for name in (edge.teacher, edge.student)}.difference(heads)
-        if missing and model.fusion.partition("(")[0].strip() in FUSIONS:
+        if missing and _name(model.fusion) in FUSIONS:
             found = f"'{text}' names {' and '.join(sorted(missing))}, but the streams are {', '.join(heads)}"
             raise ConfigError(f"distill.graph: {found}; write --distill.graph with the edges you want, or with none")
 
@@ -204,7 +222,7 @@ def _heads(model: ModelConfig) -> tuple[str, ...]:
 
 def _fused(model: ModelConfig) -> tuple[str, ...]:
     """Name the streams that leave the fusion: those that enter, or the id and all content as one."""
-    if model.fusion.partition("(")[0].strip() != "joint":
+    if _name(model.fusion) != "joint":
         return model.streams
     return (*(name for name in model.streams if name == "id"), CONTENT)
 
@@ -218,7 +236,13 @@ def _kept(model: ModelConfig) -> tuple[str, ...]:
     kept = False if model.join == "none" else _join(model).get("keep", False)
     if isinstance(kept, list | tuple):
         return tuple(kept)
+    if not isinstance(kept, bool) and kept != CONTENT:
+        raise ConfigError(f"model.join: keep={kept!r} is True, False, {CONTENT!r} or a list, as keep=['text']")
     return tuple(name for name in _fused(model) if kept is True or (kept == CONTENT and name != "id"))
+
+
+def _name(call: str) -> str:
+    return call.partition("(")[0].strip()
 
 
 def _join(model: ModelConfig) -> Mapping[str, Any]:

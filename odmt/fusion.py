@@ -1,4 +1,5 @@
-"""From the tokens of an item to one vector per stream: the ID-aware multimodal transformer, and no exchange at all.
+"""From the tokens of an item to one vector per stream: the ID-aware multimodal transformer, no exchange at all, and all
+content as one stream.
 
 Each fusion takes `widths`, the feature width of every input stream in order, and `dim`; see `odmt.types.Fusion` for
 the call. Where streams become one is a matter of `odmt.joins`.
@@ -20,6 +21,9 @@ from odmt.principal import LinearMap, half_whitened
 from odmt.types import Bool, Features, Float, Streams, Tensor
 
 __all__ = ["IDAwareTransformer", "Independent", "Joint", "mean_of_tokens"]
+
+SMALL = 1e-2
+"""Below this length, of a few where maps start, content is not scaled to length 1: at 0 the gradient would explode."""
 
 
 def mean_of_tokens(
@@ -148,7 +152,7 @@ class Independent(nn.Module):
     def forward(self, tokens: Streams, masks: Streams) -> Streams:
         vectors = {name: self.maps[name](mean_of_tokens(tokens[name], masks[name])) for name in self.streams}
         for name, missing in self.missing.items():
-            made = F.normalize(vectors[name], dim=1, eps=1e-6) if self.content == "pca" else vectors[name]
+            made = F.normalize(vectors[name], dim=1, eps=SMALL) if self.content == "pca" else vectors[name]
             present = masks[name].any(1, keepdim=True)
             vectors[name] = torch.where(present, made, missing.to(made.dtype))
         return vectors
@@ -157,15 +161,15 @@ class Independent(nn.Module):
         """Set the maps to where they start; `ItemEncoder` calls this once it has made a fusion."""
         if self.content == "pca":
             for name in self.missing:
-                _start(self.maps[name], half_whitened(features, [name], self.dim)[name])
+                _start(self.maps, half_whitened(features, [name], self.dim))
 
 
 class Joint(nn.Module):
     """Give two streams: the id as it is, and "content", all that an item shows as one vector of length 1.
 
     The modalities' mean tokens go side by side through one linear layer, which starts as that of `Independent` with
-    "pca": at the principal directions of them all together, so that what two modalities say alike counts once and
-    no direction of one meets one of another by chance. What an item lacks adds nothing; one without any content has a
+    "pca": at the principal directions of them all together, so that what two modalities say alike is one direction
+    and none of one meets one of another by chance. What an item lacks adds nothing; one without any content has a
     learned vector.
     """
 
@@ -183,23 +187,27 @@ class Joint(nn.Module):
         mapped = {name: layer(mean_of_tokens(tokens[name], masks[name])) for name, layer in self.maps.items()}
         there = {name: masks[name].any(1, keepdim=True) for name in self._content}
         shown = torch.stack([torch.where(there[name], mapped[name], 0.0) for name in self._content]).sum(0)
-        made = F.normalize(shown, dim=1, eps=1e-6)
+        made = F.normalize(shown, dim=1, eps=SMALL)
         anything = torch.stack(list(there.values())).any(0)
         vectors = {**mapped, CONTENT: torch.where(anything, made, self.missing.to(made.dtype))}
         return {name: vectors[name] for name in self.streams}
 
     def start_from(self, features: Features) -> None:
         """Set the maps to where they start; `ItemEncoder` calls this once it has made a fusion."""
-        for name, found in half_whitened(features, self._content, self.dim).items():
-            _start(self.maps[name], found)
+        _start(self.maps, half_whitened(features, self._content, self.dim))
 
 
 @torch.no_grad()
-def _start(layer: nn.Module, found: LinearMap) -> None:
-    assert isinstance(layer, nn.Linear)
-    rows = len(found.bias)
-    layer.weight.zero_()[:rows] = found.weight
-    layer.bias.zero_()[:rows] = found.bias
+def _start(layers: nn.ModuleDict, found: Mapping[str, LinearMap]) -> None:
+    """Set layers to the maps that were found, unless no content differs from any other: then they stay as drawn."""
+    if not any(linear.weight.any() for linear in found.values()):
+        return
+    for name, linear in found.items():
+        layer = layers[name]
+        assert isinstance(layer, nn.Linear)
+        rows = len(linear.bias)
+        layer.weight.zero_()[:rows] = linear.weight
+        layer.bias.zero_()[:rows] = linear.bias
 
 
 def _two_layers(width: int, dim: int) -> nn.Sequential:

@@ -12,13 +12,13 @@ from odmt.types import Features, Tensor
 __all__ = ["start_of_ids"]
 
 
-def start_of_ids(init: str, features: Features, dim: int, *, read: bool = True) -> nn.Embedding:
+def start_of_ids(init: str, features: Features, dim: int, *, start: bool = True) -> nn.Embedding:
     """Make the id table, [num_items + 1, width], row 0 (padding) zero.
 
     init: "random" (xavier, of width `dim`); the name of a modality, whose first tokens are copied; or "mean", the
     average of all modalities' first tokens, as released for the shops (arXiv 2308.04067). The table takes their width;
-    where modalities differ in width, all are brought to the smallest by PCA over the items that have them. With `read`
-    False content is left unread, for a table that is loaded next.
+    where modalities differ in width, all are brought to the smallest by PCA over the items that have them. Without
+    `start` content is left unread, for a table that is loaded next.
     """
     if init == "random":
         table = nn.Embedding(features.num_items + 1, dim, padding_idx=0)
@@ -31,10 +31,10 @@ def start_of_ids(init: str, features: Features, dim: int, *, read: bool = True) 
                 f"id_init={init!r} needs features of {', '.join(missing) or 'some modality'}; 'random' needs none"
             )
         width = min(features.widths[name] for name in names)
-        start = torch.zeros(features.num_items + 1, width)
-        if read:
-            start = torch.stack([_narrowed(_first_tokens(features, name), width) for name in names]).mean(0)
-        table = nn.Embedding.from_pretrained(start, freeze=False, padding_idx=0)
+        weights = torch.zeros(features.num_items + 1, width)
+        if start:
+            weights = torch.stack([_narrowed(_first_tokens(features, name), width) for name in names]).mean(0)
+        table = nn.Embedding.from_pretrained(weights, freeze=False, padding_idx=0)
     with torch.no_grad():
         table.weight[0].zero_()
     return table

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from odmt.components import CONTENT, FIXED, FUSIONS, JOINS
+from odmt.components import FIXED, FUSIONS, JOINS, RESERVED
 from odmt.data.tokens import by_length
 from odmt.fusion import mean_of_tokens
 from odmt.id_table import start_of_ids
@@ -35,8 +35,8 @@ class ItemEncoder(nn.Module):
         item has.
     id_min_count: ids of items with fewer training events are hidden, in training and after it.
     item_counts: [num_items + 1] how often each item occurs in training; `id_min_count` needs it.
-    start: whether parameters that start from content are set so, which reads that of the whole catalogue; weights that
-        are loaded next do without.
+    start: whether parameters that start from content are set so, which reads the catalogue's; without it the model is
+        good for nothing but to load weights into.
 
     Where an id is hidden, a vector made of the item's content stands in for it: a learned one, plus one linear map per
     modality of the mean of its tokens. That is what the id stream knows of an item that training never saw.
@@ -64,7 +64,7 @@ class ItemEncoder(nn.Module):
         self.num_items = features.num_items
         self.hide = _checked_rates(hide or {}, self.inputs)
         if "id" in self.inputs:
-            self.id_table = start_of_ids(id_init, features, dim, read=start)
+            self.id_table = start_of_ids(id_init, features, dim, start=start)
         elif id_init != "random":
             raise ValueError(f"id_init={id_init!r}, but 'id' is not among the streams {', '.join(self.inputs)}")
         self.id_known: Tensor
@@ -202,8 +202,10 @@ def _checked_streams(streams: Sequence[str], features: Features) -> tuple[str, .
     for name in streams or known:
         if name not in known:
             raise ValueError(f"stream {name!r} has no features; there are: {', '.join(known)}")
-        if name in (CONTENT, "ensemble"):
-            raise ValueError(f"features are called {name!r}, which stands for several streams; give them another name")
+        if name in RESERVED or hasattr(nn.ModuleDict, name) or not name.isidentifier():
+            raise ValueError(
+                f"features are called {name!r}, which is taken or is no name; use letters, digits and _, as in my_text"
+            )
     return tuple(streams) or known
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from odmt.components import BACKBONES, CONTENT, ENSEMBLES, JOINS, LOSSES, SIMILARITIES
+from odmt.components import BACKBONES, CONTENT, ENSEMBLES, JOINS, LOSSES, RESERVED, SIMILARITIES
 from odmt.distill import DistillationGraph
 from odmt.items import ItemEncoder, build_component, checked_module, evaluating
 from odmt.parts import user_parts
@@ -96,7 +96,7 @@ class ODMT(ItemEncoder):
         context = {"dim": dim, "dropout": dropout, "length": length}
         contents = [name for name in read if name in self.modalities]
         chosen = _chosen_backbones(read, contents, backbone, stream_backbones or {}, further_heads or {})
-        if taken := self.read_again.keys() & {*self.vectors, "ensemble"}:
+        if taken := self.read_again.keys() & {*self.vectors, *RESERVED}:
             raise ValueError(f"further_heads: there is a stream {min(taken)!r} already; give the head another name")
         self.backbones = nn.ModuleDict({name: _backbone(name, made, context) for name, made in chosen.items()})
         if len(set(self.backbones.values())) < len(chosen):

@@ -46,25 +46,35 @@ def half_whitened(features: Features, modalities: Sequence[str], k: int) -> dict
     """Give maps of the modalities' mean tokens whose sum holds the catalogue's k principal directions, each divided by
     the fourth root of its variance.
 
-    Modalities stand side by side with the same total variance; an item says nothing where it lacks one. In float64.
+    Modalities stand side by side, each with variance 1 over the items that have it; an item says nothing where it lacks
+    one, and so does a modality that is the same everywhere. In float64.
     """
-    items = np.unique(np.linspace(1, features.num_items, ITEMS).astype(np.int64))
-    moments, columns = [], []
+    items = _some_items(features, modalities)
+    means, spreads, columns = [], [], []
     for name in modalities:
         x, there = _mean_content(features, name, items)
-        mean = x[there].mean(0) if there.any() else x.new_zeros(x.shape[1])
-        spread = (x[there] - mean).square().mean(0).sum().sqrt().clamp(min=1e-12) if there.any() else x.new_ones(())
-        moments.append((mean, spread))
-        columns.append(torch.where(there[:, None], (x - mean) / spread, 0.0))
+        shown = x[there] if there.any() else x.new_zeros(1, x.shape[1])
+        mean = shown.mean(0)
+        spread = (shown - mean).square().sum(1).mean().sqrt()
+        known = spread > 1e-6 * shown.square().sum(1).mean().sqrt()
+        means.append(mean)
+        spreads.append(spread if known else spread.new_tensor(torch.inf))
+        columns.append(torch.where(there[:, None], (x - mean) / spreads[-1], 0.0))
+    widths = [x.shape[1] for x in columns]
     _, axes, variances = principal(torch.cat(columns, dim=1), k)
     known = variances > 1e-9 * variances.max()
-    axes = torch.where(known, axes * variances.clamp(min=1e-300) ** -0.25, 0.0)
-    parts = axes.split([x.shape[1] for x in columns])
-    weights = [(part / spread).T for part, (_, spread) in zip(parts, moments, strict=True)]
-    return {
-        name: LinearMap(weight, -weight @ mean)
-        for name, weight, (mean, _) in zip(modalities, weights, moments, strict=True)
-    }
+    scaled = torch.where(known, axes * variances.clamp(min=1e-300) ** -0.25, 0.0)
+    weights = [(part / spread).T for part, spread in zip(scaled.split(widths), spreads, strict=True)]
+    found = zip(modalities, weights, means, strict=True)
+    return {name: LinearMap(weight, -weight @ mean) for name, weight, mean in found}
+
+
+def _some_items(features: Features, modalities: Sequence[str]) -> np.ndarray:
+    """Choose items evenly spaced among those that have a modality, for each as many."""
+    catalogue = np.arange(1, features.num_items + 1)
+    having = [catalogue[features.count_tokens(name, catalogue) > 0] for name in modalities]
+    chosen = [x[np.unique(np.linspace(0, len(x) - 1, ITEMS // len(having)).astype(np.int64))] for x in having if len(x)]
+    return np.unique(np.concatenate(chosen)) if chosen else catalogue[:1]
 
 
 def _mean_content(

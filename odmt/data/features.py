@@ -146,8 +146,15 @@ def open_features(
         if modality not in modalities:
             raise FeatureError(f"features are chosen for {modality!r}, but the modalities are {', '.join(modalities)}")
     tables: dict[str, TokenTable] = {}
+    of: dict[Path, str] = {}
     for name in modalities:
         folder, recipe = _choose(dataset, name, select.get(name))
+        if folder in of:
+            raise FeatureError(
+                f"{of[folder]!r} and {name!r} are the same features, {folder}; choose others for one of them, or leave "
+                "it out"
+            )
+        of[folder] = name
         tables[name] = _open_table(folder, recipe, dataset.num_items)
     return ItemFeatures(tables, num_items=dataset.num_items, max_tokens=max_tokens)
 
@@ -183,10 +190,8 @@ def read_recipe(folder: Path) -> Mapping[str, Any]:
 
 
 def _choose(dataset: FeaturedDataset, name: str, wanted: str | None) -> tuple[Path, Mapping[str, Any]]:
-    modality, of = name, ""
-    if wanted is not None and wanted.partition(":")[0] in MODALITIES:
-        modality, _, wanted = wanted.partition(":")
-        of, wanted = f"{modality}:", wanted or None
+    modality, wanted = _source(dataset, name, wanted)
+    of = "" if modality == name else f"{modality}:"
     root = dataset.path / "features" / modality
     command = f"python -m odmt.encoders {dataset.path} --modality {modality} --encoder NAME"
     folders = sorted(path for path in root.glob("*") if KEY.fullmatch(path.name))
@@ -216,6 +221,24 @@ def _choose(dataset: FeaturedDataset, name: str, wanted: str | None) -> tuple[Pa
             f"among:{listing}"
         )
     return next(iter(chosen.items()))
+
+
+def _source(dataset: FeaturedDataset, name: str, wanted: str | None) -> tuple[str, str | None]:
+    """Tell of which modality features are to be read, and which of them: a stream may name another than its own."""
+    modality, colon, rest = (wanted or "").partition(":")
+    if colon and (modality in MODALITIES or (dataset.path / "features" / modality).is_dir()):
+        if name in MODALITIES and name != modality:
+            raise FeatureError(
+                f"{name}={wanted} would show {modality} as {name}; give the stream a name of its own, as in "
+                f"my_{modality}={wanted}"
+            )
+        return modality, rest or None
+    if name not in MODALITIES and not (dataset.path / "features" / name).is_dir():
+        raise FeatureError(
+            f"{name!r} is no modality and has no features of its own; say what it reads with --data.features "
+            f"{name}=MODALITY:ENCODER, as in {name}=text:tfidf"
+        )
+    return name, wanted
 
 
 def _read_recipes(folders: Sequence[Path], wanted: str | None) -> dict[Path, Mapping[str, Any]]:

@@ -114,8 +114,11 @@ class Dataset:
         """Return the sha256 of the item ids and one kind of content: what features of that modality are made from.
 
         Media count by path and by size in bytes, as they were when the folder was written (as they are now where
-        dataset.yaml does not say), so that the same files in another place give the same value.
+        dataset.yaml does not say), so that the same files in another place give the same value. A modality of your own,
+        of which a folder never holds the content, counts as made from the item ids alone.
         """
+        if modality not in MODALITIES:
+            return hashlib.sha256(self._content_hash("items.id").encode()).hexdigest()
         if modality not in self.info.modalities:
             raise DatasetError(
                 f"{self.path}: no modality '{modality}'; it has {', '.join(self.info.modalities) or 'none'}"

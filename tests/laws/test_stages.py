@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import numpy as np
@@ -97,10 +98,10 @@ def test_a_further_head_reads_a_stream_that_is_there(features: ItemFeatures) -> 
         make_model(features, further_heads={"more": ("audio", "gru4rec")})
 
 
-def test_names_that_stand_for_several_streams_are_refused() -> None:
-    for name in ("content", "ensemble"):
+def test_names_that_are_taken_are_refused() -> None:
+    for name in ("content", "ensemble", "items", "users", "text.tfidf"):
         features = ItemFeatures.from_arrays(NUM_ITEMS, **{name: np.ones((NUM_ITEMS, 3), dtype=np.float32)})
-        with pytest.raises(ValueError, match=f"features are called '{name}', which stands for several streams"):
+        with pytest.raises(ValueError, match=f"features are called '{re.escape(name)}', which is taken or is no name"):
             make_model(features)
 
 
@@ -173,7 +174,7 @@ def test_a_join_of_one_stream_or_of_one_named_alike_is_refused(features: ItemFea
     with pytest.raises((ValueError, TypeError), match="items"):  # beartype is first where shapes are checked
         make_model(features, join="sum(at='items')")
     alike = ItemFeatures.from_arrays(3, item=np.ones((3, 1, 2), dtype="float32"))
-    with pytest.raises(ValueError, match="rename its features' folder"):
+    with pytest.raises(ValueError, match="features are called 'item', which is taken"):
         make_model(alike, join="sum(at='item')")
 
 

@@ -72,6 +72,12 @@ def test_a_second_head_of_a_name_is_numbered() -> None:
     }
 
 
+def test_a_further_stream_that_an_ablation_leaves_out_keeps_its_settings(configs: Path) -> None:
+    chosen = ["--data.features", "words=text:tfidf", "--data.max-tokens", "words=3"]
+    experiment = parse(["--dataset", "sample", "--model.streams", "id", "--distill.graph", *chosen], configs=configs)
+    assert experiment.data.selected_features() == {"words": "text:tfidf"}
+
+
 def test_pairs_are_read_by_modality(configs: Path) -> None:
     argv = ["--dataset", "sample", "--data.features", "text=tfidf", "--data.max-tokens", "text=30"]
     data = parse(argv, configs=configs).data

@@ -144,6 +144,19 @@ def test_a_dataset_is_needed(configs: Path) -> None:
             "model.stream_backbones names 'contents'; did you mean 'content'?",
         ),
         (
+            ["--model.join", "sum", "--model.stream-backbones", "content=recency", "--distill.graph"],
+            "model.stream_backbones names 'content'; there is item",
+        ),
+        (
+            ["--model.streams", "text", "image", "--model.fusion", "joint", "--model.join", "sum"],
+            "model.join=sum needs two streams, and there is content; write none",
+        ),
+        (
+            ["--model.join", "sum(keep='text')"],
+            "model.join: keep='text' is True, False, 'content' or a list, as keep=['text']",
+        ),
+        (["--data.features", "id=text:tfidf"], "data.features names 'id'; there is text, image, video, audio"),
+        (
             ["--model.join", "sum(keep=['txt'])"],
             "model.join names 'txt'; did you mean 'text'?",
         ),

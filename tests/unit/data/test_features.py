@@ -222,8 +222,25 @@ def test_a_further_cache_is_read_beside_the_first_under_a_name_of_its_own(tmp_pa
     keys = {name: write_features(shelf, encoder=name, seed=i).name for i, name in enumerate(("ours", "tfidf(dim=2)"))}
     both = open_features(shelf, ["text", "words"], select={"text": "ours", "words": "text:tfidf"})
     assert both.keys == {"text": keys["ours"], "words": keys["tfidf(dim=2)"]}
-    with pytest.raises(FeatureError, match=r"choose with --data\.features words=text:"):
-        open_features(shelf, ["words"], select={"words": "text:"})
+    for select, answer in (
+        ({"words": "text:"}, r"choose with --data\.features words=text:"),
+        ({}, r"'words' is no modality and has no features of its own; say what it reads with --data\.features words="),
+        ({"words": "tfidf"}, "'words' is no modality"),
+        ({"words": "txt:tfidf"}, "'words' is no modality"),
+    ):
+        with pytest.raises(FeatureError, match=answer):
+            open_features(shelf, ["words"], select=select)
+    with pytest.raises(FeatureError, match="'text' and 'words' are the same features"):
+        open_features(shelf, ["text", "words"], select={"text": "ours", "words": "text:ours"})
+    with pytest.raises(FeatureError, match="image=text:ours would show text as image"):
+        open_features(shelf, ["image"], select={"image": "text:ours"})
+
+
+def test_features_of_a_modality_of_ones_own_are_found(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    brand = write_features(shelf, modality="brand", encoder="shop").name
+    assert open_features(shelf, ["brand"]).keys == {"brand": brand}
+    assert open_features(shelf, ["maker"], select={"maker": "brand:shop"}).keys == {"maker": brand}
 
 
 @pytest.mark.parametrize("name", ["ours", "ours@1f", "ours(dim=2)"])
