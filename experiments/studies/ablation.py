@@ -4,13 +4,14 @@
     python experiments/ablate.py --suite my_suite.yaml --dataset microlens --seeds 1 2 -- --train.epochs 20
     python experiments/ablate.py --suite imt --dataset microlens --launch "accelerate launch --num_processes 2"
     python experiments/ablate.py --suite fusion-stages --dataset microlens --seeds 1 2 3 \\
-        --tune model.dropout=0.1 "model.dropout=0.3 train.lr=5e-4"
+        --tune model.dropout=0.1 --tune model.dropout=0.3 train.lr=5e-4
 
 A suite is a file of experiments/suites, or your own. Runs lie in OUTPUT/ablations/DATASET/SUITE/ROW-sSEED, what they
 printed beside them, and the report in OUTPUT/ablations/DATASET/SUITE/report.md, .html, .svg and .json. The same command
 again skips what is finished and goes on with what was interrupted; a run that was made with other settings, data or
-features is refused. Flags after -- go to every train.py. With --tune every row is trained with the first seed under
-each of the settings named there; those with the best validation score are kept for the row and its other seeds.
+features is refused. Flags after -- go to every train.py. With --tune, given once for each set of settings to try (none
+for those that are configured), every row is trained with the first seed under each; the set with the best validation
+score is kept for the row and its other seeds. An attempt that fails is out; the same command makes it again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -42,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     here = argv.index("--") if "--" in argv else len(argv)
     arguments, flags = parser().parse_args(argv[:here]), argv[here + 1 :]
     try:
+        attempts = list(dict.fromkeys(tuple(map(_flag, words)) for words in arguments.tune))
         suite = read_suite(arguments.suite)
         folder = Path(arguments.output) / "ablations" / _name(arguments.dataset) / (arguments.name or suite.name)
         runs = plan(
@@ -51,25 +54,29 @@ def main(argv: Sequence[str]) -> int:
             overlays=arguments.overlays,
             flags=flags,
             output=folder,
-            tries=[_flags(words) for words in arguments.tune],
+            attempts=attempts,
         )
         dataset = open_dataset(find_dataset(arguments.dataset, runs[0].experiment.data.root))
-        wanted = _wanted(runs, suite, arguments)
-        replaced = _replaced(runs, wanted, dataset, overwrite=arguments.overwrite)
-        launcher = find_launcher(arguments.launch)
+        stage = partial(_stage, suite=suite, dataset=dataset, arguments=arguments)
+        failed = stage([run for run in runs if not attempts or run.seed == runs[0].seed])
+        tuning = None
+        if attempts:
+            given_up = [run for run in runs if run.state != "finished"] if arguments.report_only else failed
+            tuning = Tuning.of(runs, [" ".join(words) for words in attempts], given_up=given_up)
+            rest = [run for run in tuning.kept(runs) if run.seed != tuning.seed]
+            failed += stage(rest)
+            if arguments.dry_run:
+                further = len(suite.rows) * len({run.seed for run in runs if run.seed != tuning.seed}) - len(rest)
+                print(f"# and {further} runs more, of the best of each row, which is not known yet" if further else "#")
+            runs = tuning.kept(runs)
     except ValueError as error:  # of the suite, the settings, the dataset or its features
         sys.exit(f"error: {error}")
-    tried = [run for run in wanted if not arguments.tune or run.seed == runs[0].seed]
-    failed = _train_all(tried, launcher, replaced, dry_run=arguments.dry_run)
-    tuning = Tuning.of(runs, arguments.tune)
-    rest = [run for run in tuning.kept(wanted) if run not in tried]
-    failed += _train_all(rest, launcher, replaced, dry_run=arguments.dry_run)
     if arguments.dry_run:
         return 0
     try:
         report = SuiteReport.of(
             suite,
-            tuning.kept(runs),
+            runs,
             dataset,
             command=_command(arguments, flags),
             fewer_than=arguments.cold_below,
@@ -84,16 +91,24 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _train_all(
-    runs: Sequence[PlannedRun], launcher: Sequence[str], replaced: Sequence[PlannedRun], *, dry_run: bool
-) -> int:
-    """Train one run after the other and count those that failed; Ctrl-C ends the one that is running, and us."""
-    commands = [train_command(run, launcher, overwrite=run in replaced) for run in runs]
-    if dry_run:
-        for run, command in zip(runs, commands, strict=True):
+def _stage(runs: Sequence[PlannedRun], *, suite: Suite, dataset: Dataset, arguments: Namespace) -> list[PlannedRun]:
+    """Train those of `runs` that are wanted and not finished, or print how; list those that failed."""
+    wanted = _wanted(runs, suite, arguments)
+    replaced = _replaced(runs, wanted, dataset, overwrite=arguments.overwrite)
+    launcher = find_launcher(arguments.launch)
+    commands = [train_command(run, launcher, overwrite=run in replaced) for run in wanted]
+    if arguments.dry_run:
+        for run, command in zip(wanted, commands, strict=True):
             print(f"{shlex.join(command)}  # {'to be replaced' if run in replaced else run.state}")
-        return 0
-    failed = 0
+        return []
+    return _train_all(wanted, commands, replaced)
+
+
+def _train_all(
+    runs: Sequence[PlannedRun], commands: Sequence[Sequence[str]], replaced: Sequence[PlannedRun]
+) -> list[PlannedRun]:
+    """Train one run after the other and list those that failed; Ctrl-C ends the one that is running, and us."""
+    failed: list[PlannedRun] = []
     bar = tqdm(list(zip(runs, commands, strict=True)), unit="run", disable=not runs)
     with interrupted_by_sigterm():
         try:
@@ -104,7 +119,7 @@ def _train_all(
                 if run in replaced:  # or the old result would be reported should the new run fail
                     (run.folder / "result.json").unlink(missing_ok=True)
                 problem = train(run, command)
-                failed += problem is not None
+                failed += [run] if problem is not None else []
                 tqdm.write(f"{run.row}, seed {run.seed}: {problem or f'finished, {run.folder}'}", file=sys.stderr)
         except KeyboardInterrupt:
             sys.exit("interrupted; the same command goes on from the last checkpoint")
@@ -137,9 +152,9 @@ def _replaced(
     return replaced
 
 
-def _flags(words: str) -> list[str]:
-    """Read settings that are tried, NAME=VALUE ..., as flags."""
-    return [f"--{word}" if re.match(r"[\w.-]+=", word) else word for word in shlex.split(words)]
+def _flag(word: str) -> str:
+    """Write NAME=VALUE as the flag that it is; further values of a list stay as they are."""
+    return f"--{word}" if re.match(r"\w[\w.-]*=", word) else word
 
 
 def _command(arguments: Namespace, flags: Sequence[str]) -> str:
@@ -147,7 +162,7 @@ def _command(arguments: Namespace, flags: Sequence[str]) -> str:
     words = ["--suite", arguments.suite, "--dataset", _name(arguments.dataset)]
     words += ["--with", *arguments.overlays] if arguments.overlays else []
     words += ["--seeds", *(str(seed) for seed in arguments.seeds)]
-    words += ["--tune", *arguments.tune] if arguments.tune else []
+    words += [word for attempt in arguments.tune for word in ("--tune", *attempt)]
     words += ["--launch", arguments.launch] if arguments.launch else []
     words += ["--", *flags] if flags else []
     return shlex.join(["python", "experiments/ablate.py", *words])
@@ -172,7 +187,8 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, help="as for train.py")
     add("--seeds", nargs="+", type=_seed, default=[1], metavar="N", help="default: 1")
     add("--with", nargs="+", default=[], dest="overlays", metavar="A", help="overlays to lay under those of every row")
-    add("--tune", nargs="+", default=[], metavar="SETTINGS", help="what to try for every row, each as one word")
+    tune = "settings to try for every row; give it once for each set"
+    add("--tune", nargs="*", action="append", default=[], metavar="NAME=VALUE", help=tune)
     add("--only", nargs="+", default=[], metavar="ROW", help="train these rows alone; the report shows what there is")
     add("--launch", default="", metavar="WORDS", help="how to start train.py (default: this Python)")
     add("--output", default="runs", help="default: runs")

@@ -69,12 +69,12 @@ class Suite:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """Hold one training of a suite: its words for train.py, and the settings that they come to; `tried` is the place of
-    the setting that is tried out among those of `--tune`."""
+    """Hold one training of a suite: its words for train.py, and the settings that they come to; `attempt` is the place
+    among those of `--tune` of what is tried."""
 
     row: str
     seed: int
-    tried: int
+    attempt: int
     argv: tuple[str, ...]
     experiment: Experiment
 
@@ -162,19 +162,19 @@ def plan(
     overlays: Sequence[str],
     flags: Sequence[str],
     output: Path,
-    tries: Sequence[Sequence[str]] = (),
+    attempts: Sequence[Sequence[str]] = (),
 ) -> list[PlannedRun]:
     """List the runs, all rows of the first seed before the second, so that an early stop leaves whole comparisons.
 
-    `overlays` lie under every row's own, `flags` go to every run. Each of `tries` makes a run of its own of every row
-    and seed, its flags after all others. Raises SuiteError naming the row whose settings are wrong, before anything is
-    trained.
+    `overlays` lie under every row's own, `flags` go to every run. Each of `attempts` makes a run of its own of every
+    row and seed, its flags after all others. Raises SuiteError naming the row whose settings are wrong, before anything
+    is trained.
     """
     runs: list[PlannedRun] = []
     notes = io.StringIO()
     known: dict[tuple[str, int], Experiment] = {}
-    for seed, row, (number, tried) in product(seeds, suite.rows, enumerate(tries or [()])):
-        name = f"{row.slug}-t{number + 1}-s{seed}" if tries else f"{row.slug}-s{seed}"
+    for seed, row, (number, tried) in product(seeds, suite.rows, enumerate(attempts or [()])):
+        name = f"{row.slug}-{_slug(tried)}-s{seed}" if attempts else f"{row.slug}-s{seed}"
         laid = (*overlays, *row.overlays)
         ablation = ("--ablation", *laid) if laid else ()
         own = ("--seed", str(seed), "--name", name, "--output", str(output))
@@ -184,8 +184,45 @@ def plan(
                 with contextlib.redirect_stderr(notes):
                     known[row.label, number] = parse(list(argv), configs=EXPERIMENTS / "configs")
             except ConfigError as error:
-                raise SuiteError(f"row {row.label!r}: {error}") from error
+                what = f" with --tune {' '.join(tried)}" if tried else ""
+                raise SuiteError(f"row {row.label!r}{what}: {error}") from error
         runs.append(PlannedRun(row.label, seed, number, argv, replace(known[row.label, number], seed=seed, name=name)))
+    if attempts:
+        _check_attempts(known, [" ".join(tried) for tried in attempts])
     for line in dict.fromkeys(notes.getvalue().splitlines()):
         print(line, file=sys.stderr)
     return runs
+
+
+def _slug(words: Sequence[str]) -> str:
+    """Name what is tried in folder names: by its settings, so that more can be tried beside it later."""
+    return re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-.") or "as-configured"
+
+
+def _check_attempts(experiments: Mapping[tuple[str, int], Experiment], attempts: Sequence[str]) -> None:
+    """Refuse attempts that share a folder, that make rows alike, and that ask other questions than the first."""
+    alike: dict[tuple[int, Experiment], str] = {}
+    by_slug: dict[str, str] = {}
+    for words in attempts:
+        slug = _slug(words.split())
+        if slug in by_slug:
+            raise SuiteError(f"--tune {words} and --tune {by_slug[slug]} share the folder name {slug!r}; leave one")
+        by_slug[slug] = words
+    for (row, number), experiment in experiments.items():
+        settings = replace(experiment, name=None)
+        other = alike.setdefault((number, settings), row)
+        if other != row:
+            raise SuiteError(
+                f"--tune {attempts[number]} makes the rows {other!r} and {row!r} the same; tune what they share"
+            )
+        if _questions(settings) != _questions(experiments[row, 0]):
+            raise SuiteError(
+                f"--tune {attempts[number]}: validation would ask other questions than with --tune {attempts[0]}, so "
+                "that the scores say nothing of each other; keep features, data.length and evaluation out of tuning"
+            )
+
+
+def _questions(experiment: Experiment) -> tuple[object, ...]:
+    """Give the settings that decide what validation asks."""
+    data, train = experiment.data, experiment.train
+    return data.features, data.length, train.eval_users, train.mask_history, train.repeats

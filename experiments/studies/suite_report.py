@@ -30,13 +30,19 @@ TEST = (
     "test covers the choice of users for the models that were trained. It does not cover the choice of seeds, which "
     "the deviations above and the last column of each metric show, nor tuning."
 )
+TUNED = (
+    "Every row was trained with each of these {number} sets of settings, with seed {seed}, and kept the one with the "
+    "best validation NDCG@10, which is marked; its other seeds were trained with it alone. So the validation score of "
+    "seed {seed} is the largest of {number} (fewer where one failed), and a row whose attempts differ more gains more "
+    "from that. A setting that does not matter to a row is no attempt to tune it."
+)
 SHOULD_AGREE = ("processes", "versions", "commit")
 """Lines of a run's heading that change figures a little, and are pointed out where they differ within a suite."""
 
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """Hold what a report is made of: the suite, its runs as planned, the figures of those that are finished.
+    """Hold what a report is made of: the suite, its runs that count, the figures of those that are finished.
 
     `command` is how it was made, `tuning` what was tried for each row before; targets with fewer than `fewer_than`
     training events are cold, `num_cold` of them.
@@ -49,7 +55,7 @@ class SuiteReport:
     command: str
     fewer_than: int
     num_cold: int
-    tuning: Tuning
+    tuning: Tuning | None
 
     @classmethod
     def of(
@@ -60,7 +66,7 @@ class SuiteReport:
         *,
         command: str,
         fewer_than: int,
-        tuning: Tuning,
+        tuning: Tuning | None,
     ) -> SuiteReport:
         """Read the finished runs; raises ReportError where there is none, or they cannot be compared."""
         found: dict[str, dict[int, Run]] = {row.label: {} for row in suite.rows}
@@ -108,6 +114,7 @@ class SuiteReport:
     def blocks(self, svg: str, file: str) -> list[Block]:
         """Lay out the report; `svg` is the plot, and `file` the name under which it lies beside the Markdown."""
         rows, base = self.rows, self.suite.base
+        chosen = "Epochs and settings" if self.tuning else "Epochs"
         spread = "mean ± standard deviation over seeds" if any(len(row.runs) > 1 for row in rows) else "one seed each"
         tested = sum(bool(row.against) for row in rows)
         comparison: list[Block] = [Paragraph(f"“{base}” has no finished run with a seed of another row: no test yet.")]
@@ -122,7 +129,7 @@ class SuiteReport:
             Heading("Accuracy on test"),
             Paragraph(
                 f"Of the ensemble, {spread}. Cold HR@10 is over the {self.num_cold:,} users whose target has fewer "
-                f"than {self.fewer_than} training events. Epochs were chosen by the validation NDCG@10."
+                f"than {self.fewer_than} training events. {chosen} were chosen by the validation NDCG@10."
             ),
             tables.accuracy(rows, base),
             Figure(svg, file, tables.CAPTION),
@@ -131,7 +138,7 @@ class SuiteReport:
             Heading("NDCG@10 of the streams"),
             tables.streams(rows),
             Heading("Cost and settings"),
-            tables.cost(rows, self.suite),
+            tables.cost(rows, self.suite, self.tuning),
             *self._tuning(),
             Heading("Commands"),
             Paragraph("The first makes all of it; the others train one run of each row by itself."),
@@ -139,13 +146,10 @@ class SuiteReport:
         ]
 
     def _tuning(self) -> list[Block]:
-        if not self.tuning.tries:
+        if self.tuning is None:
             return []
-        text = (
-            f"Every row was trained with each of these settings, with seed {self.tuning.seed}, and kept the one with "
-            "the best validation NDCG@10, which is marked; its other seeds were trained with it alone."
-        )
-        return [Heading("Tuning"), Paragraph(text), tables.tried(self.tuning)]
+        text = TUNED.format(seed=self.tuning.seed, number=len(self.tuning.attempts))
+        return [Heading("Tuning"), Paragraph(text), tables.tuning(self.tuning)]
 
     def to_json(self) -> dict[str, Any]:
         """Give every number as a tree, the results of all finished runs among them."""
@@ -161,13 +165,16 @@ class SuiteReport:
             "dataset": data,
             "cold": {"fewer_than": self.fewer_than, "users": self.num_cold},
             "missing": self.missing,
-            "tuning": asdict(self.tuning) if self.tuning.tries else None,
+            "tuning": self.tuning and asdict(self.tuning),
             "rows": [{"command": commands[row.label], **_row(row)} for row in self.rows],
         }
 
     def _origin(self) -> str:
         commits = ", ".join(dict.fromkeys(run.header.get("commit", "unknown") for run in self.runs))
-        hours = sum(run.result["seconds"] for run in self.runs) / 3600
+        seeds = [
+            run for row in self.rows for seed, run in row.runs.items() if not self.tuning or seed != self.tuning.seed
+        ]
+        hours = (sum(run.result["seconds"] for run in seeds) + (self.tuning.seconds if self.tuning else 0)) / 3600
         return (
             f"Written {date.today().isoformat()} on a machine with {_cores()} CPU cores; trained at commit {commits}, "
             f"{hours:.2f} hours in all. Dataset `{self.dataset.name}`, {len(self.runs[0].users):,} users, "

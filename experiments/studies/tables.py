@@ -12,7 +12,7 @@ from .forest import Mark, Panel, draw
 from .suite import Suite, Variant
 from .tuning import Tuning
 
-__all__ = ["CAPTION", "accuracy", "against", "cost", "plot", "streams", "tried"]
+__all__ = ["CAPTION", "accuracy", "against", "cost", "plot", "streams", "tuning"]
 
 NORMAL = 1.96
 CAPTION = (
@@ -59,9 +59,12 @@ def streams(rows: Sequence[RowFigures]) -> Table:
     return Table(("row", *heads, "ensemble"), lines)
 
 
-def cost(rows: Sequence[RowFigures], suite: Suite) -> Table:
-    """Give what each row is and took."""
+def cost(rows: Sequence[RowFigures], suite: Suite, tuned: Tuning | None) -> Table:
+    """Give what each row is, what it was tuned to, and took."""
     words = {variant.label: _words(variant) for variant in suite.rows}
+    if tuned is not None:
+        for row, best in tuned.chosen.items():
+            words[row] += f", {_code(tuned.attempts[best]) or 'as configured'}"
     lines = []
     for row in rows:
         results = [run.result for run in row.runs.values()]
@@ -78,14 +81,14 @@ def cost(rows: Sequence[RowFigures], suite: Suite) -> Table:
     return Table(("row", "settings", "parameters", "epochs (best) per seed", "minutes, mean", "commit"), lines)
 
 
-def tried(tuning: Tuning) -> Table:
-    """Give the validation NDCG@10 of every row with every setting that was tried, the best of a row marked."""
+def tuning(found: Tuning) -> Table:
+    """Give the validation NDCG@10 of every row with every set of settings that was tried, the best of a row marked."""
     lines = []
-    for row, scores in tuning.scores.items():
+    for row, scores in found.scores.items():
         cells = ["–" if score is None else f"{score:.4f}" for score in scores]
-        best = tuning.chosen(row)
+        best = found.chosen.get(row)
         lines.append([row, *(f"**{cell}**" if place == best else cell for place, cell in enumerate(cells))])
-    return Table(("row", *(f"`{words}`" for words in tuning.tries)), lines)
+    return Table(("row", *(_code(words) or "as configured" for words in found.attempts)), lines)
 
 
 def plot(rows: Sequence[RowFigures], base: str) -> str:
@@ -108,8 +111,11 @@ def _label(label: str, base: str) -> str:
 
 
 def _words(variant: Variant) -> str:
-    words = " ".join((*variant.overlays, *variant.flags))
-    return f"`{words}`" if words else "the dataset's own"
+    return _code(" ".join((*variant.overlays, *variant.flags))) or "the dataset's own"
+
+
+def _code(words: str) -> str:
+    return f"`{words}`" if words else ""
 
 
 def _spread(spread: Spread | None) -> str:

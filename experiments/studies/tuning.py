@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from odmt.run_folder import RunFolder
 
@@ -17,43 +18,52 @@ __all__ = ["Tuning"]
 
 @dataclass(frozen=True)
 class Tuning:
-    """Hold what each row scored in validation with each of `tries`, the flags that were tried; None where a run is not
-    finished. All have the first seed.
+    """Hold what each row scored in validation with each of `attempts`, the settings that were tried; None where a run
+    is not finished. All have the seed `seed`. `chosen` gives the place of each row's best, and has no row of which an
+    attempt is still to be made; `seconds` is what all of them took.
     """
 
-    tries: Sequence[str]
+    attempts: Sequence[str]
     seed: int
     scores: Mapping[str, Sequence[float | None]]
+    chosen: Mapping[str, int]
+    seconds: float
 
     @classmethod
-    def of(cls, runs: Sequence[PlannedRun], tries: Sequence[str]) -> Tuning:
-        """Read the validation NDCG@10 of the first seed's runs."""
+    def of(
+        cls, runs: Sequence[PlannedRun], attempts: Sequence[str], *, given_up: Collection[PlannedRun] = ()
+    ) -> Tuning:
+        """Read the first seed's runs; of equal scores the first is the best, and runs that are given up have none."""
         seed = runs[0].seed
         scores: dict[str, list[float | None]] = {}
+        open_rows: set[str] = set()
+        seconds = 0.0
         for run in runs:
             if run.seed == seed:
-                scores.setdefault(run.row, []).append(_validation(run))
-        return cls(tries, seed, scores)
-
-    def chosen(self, row: str) -> int | None:
-        """Give the place of the best try, the first of equals; None while any is not finished."""
-        if not self.tries:
-            return 0
-        found = [score for score in self.scores[row] if score is not None]
-        return found.index(max(found)) if len(found) == len(self.tries) else None
+                result = _result(run)
+                seconds += result["seconds"] if result else 0.0
+                score = float(result["valid"][ENSEMBLE][SELECTED_BY]) if result else None
+                scores.setdefault(run.row, []).append(score)
+                if result is None and run not in given_up:
+                    open_rows.add(run.row)
+        chosen = {}
+        for row, found in scores.items():
+            finished = [score for score in found if score is not None]
+            if finished and row not in open_rows:
+                chosen[row] = found.index(max(finished))
+        return cls(attempts, seed, scores, chosen, seconds)
 
     def kept(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-        """List the runs that count: of the best try; of rows without one yet, those that are still to be tried."""
+        """List the runs that count: of each row's best; of rows without one yet, those that are still to be tried."""
         return [
             run
             for run in runs
-            if run.tried == self.chosen(run.row)
-            or (self.chosen(run.row) is None and run.seed == self.seed and run.state != "finished")
+            if run.attempt == self.chosen.get(run.row)
+            or (run.row not in self.chosen and run.seed == self.seed and run.state != "finished")
         ]
 
 
-def _validation(run: PlannedRun) -> float | None:
+def _result(run: PlannedRun) -> dict[str, Any] | None:
     if run.state != "finished":
         return None
-    result = json.loads(RunFolder(run.folder).result.read_text(encoding="utf-8"))
-    return float(result["valid"][ENSEMBLE][SELECTED_BY])
+    return json.loads(RunFolder(run.folder).result.read_text(encoding="utf-8"))
