@@ -98,9 +98,11 @@ class ItemEncoder(nn.Module):
         """Turn items (global ids) into one vector per stream, [items, dim]; `content` saves reading their features
         again.
         """
+        return self._encoded(items, content)
+
+    def _encoded(self, items: Tensor, content: Mapping[str, Tokens] | None) -> Streams:
         if content is None:
-            wanted = items.cpu().numpy()
-            content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
+            content = self._content(items)
         dtype = next(self.parameters()).dtype
         tokens = {name: Tokens(given.values.to(dtype), given.mask) for name, given in content.items()}
         tokens = {name: self._ids(items) if name == "id" else tokens[name] for name in self.inputs}
@@ -110,6 +112,10 @@ class ItemEncoder(nn.Module):
             tokens["id"] = self._stand_in(tokens)
         made = [self._fuse(part) for part in item_parts(tokens)]
         return {name: torch.cat([vectors[name] for vectors in made]) for name in self.vectors}
+
+    def _content(self, items: Tensor) -> dict[str, Tokens]:
+        wanted = items.cpu().numpy()
+        return {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
 
     @torch.inference_mode()
     def encode_catalogue(self, chunk: int = 2048) -> Streams:
@@ -121,9 +127,7 @@ class ItemEncoder(nn.Module):
         tables: dict[str, Tensor] = {}
         with evaluating(self):
             for some in ids.to(self.device).split(chunk):
-                encoded = self.encode(some)
-                for name in self.vectors:
-                    vectors = encoded[name]
+                for name, vectors in self._encoded(some, None).items():
                     if name not in tables:  # filled as it comes: a large catalogue's is too large to hold twice
                         tables[name] = vectors.new_zeros(self.num_items + 1, vectors.shape[1])
                     tables[name][some] = vectors

@@ -39,6 +39,8 @@ class ODMT(ItemEncoder):
         all streams but the id and the joined one.
     further_heads: streams that are read once more by a backbone unlike the first, whose mistakes are others:
         {"item_gru4rec": ("item", "gru4rec")}.
+    own_items: whether further heads encode items by themselves, with ids, a fusion and a join of their own; heads that
+        share their items are much alike.
     similarity: of states and items: "product", or "cosine(scale=16)", see `odmt.similarity`.
     loss: a component call of `odmt.ranking`: "in_batch(popularity=1.0)", "full", "sampled(draws=512)", "gbce(t=0.75)".
     distill: edges along which streams teach each other; by default none.
@@ -60,6 +62,7 @@ class ODMT(ItemEncoder):
         backbone: str | Callable[[], Backbone] = "sasrec(layers=2, heads=2)",
         stream_backbones: Mapping[str, str | Callable[[], Backbone]] | None = None,
         further_heads: Mapping[str, tuple[str, str | Callable[[], Backbone]]] | None = None,
+        own_items: bool = False,
         similarity: str = "product",
         loss: str = "in_batch(popularity=1.0)",
         distill: DistillationGraph | None = None,
@@ -72,23 +75,15 @@ class ODMT(ItemEncoder):
         id_min_count: int = 0,
         start: bool = True,
     ) -> None:
-        super().__init__(
-            features,
-            streams=streams,
-            dim=dim,
-            fusion=fusion,
-            join=join,
-            id_init=id_init,
-            hide=hide,
-            id_min_count=id_min_count,
-            item_counts=item_counts,
-            dropout=dropout,
-            start=start,
-        )
+        hiding = {"hide": hide, "id_min_count": id_min_count, "item_counts": item_counts}
+        items: dict[str, Any] = {"streams": streams, "dim": dim, "dropout": dropout, "fusion": fusion, "join": join}
+        items |= {"id_init": id_init, "start": start, **hiding}
+        super().__init__(features, **items)
         self.length = length
         first = self.vectors if self.join is None else (*self.join.kept, self.join.at)
         self.read_again = {head: stream for head, (stream, _) in (further_heads or {}).items()}
         """Which stream each further head reads."""
+        self.apart = nn.ModuleDict(_items_apart(features, items, self.read_again) if own_items else {})
         self.streams = (*first, *self.read_again)
         """Streams that score: one ranking loss each, and what the ensemble combines."""
         at_user = self.join is not None and self.join.at == "user"
@@ -126,16 +121,25 @@ class ODMT(ItemEncoder):
         self.log_share: Tensor
         self.register_buffer("log_share", torch.from_numpy(self.draw_shares).log().float(), persistent=False)
 
+    def _encoded(self, items: Tensor, content: Mapping[str, Tokens] | None) -> Streams:
+        content = self._content(items) if content is None else content
+        vectors = dict(super()._encoded(items, content))
+        for head, encoder in self.apart.items():
+            assert isinstance(encoder, ItemEncoder)
+            vectors[head] = encoder.encode(items, content)[self.read_again[head]]
+        return {name: self.similarity(made) for name, made in vectors.items()}
+
     def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens] | None = None) -> Streams:
         """Turn items (global ids) into one vector per stream, [items, dim], as the backbones and scores take them."""
-        return self._again({name: self.similarity(made) for name, made in super().encode(items, content).items()})
+        return self._again(super().encode(items, content))
 
     def encode_catalogue(self, chunk: int = 2048) -> Streams:
         """Encode every item once, without dropout: per stream [num_items + 1, dim], row 0 (padding) zero."""
         return self._again(super().encode_catalogue(chunk))
 
     def _again(self, vectors: Streams) -> Streams:
-        return {**vectors, **{head: vectors[stream] for head, stream in self.read_again.items()}}
+        shared = {head: vectors[stream] for head, stream in self.read_again.items() if head not in self.apart}
+        return {**vectors, **shared}
 
     def forward(self, batch: Batch, distill_weight: float = 1.0) -> dict[str, Float[Tensor, ""]]:
         """Compute the losses of a batch whose histories hold inputs and targets: each position predicts the next.
@@ -258,13 +262,21 @@ def _chosen_backbones(
     return dict.fromkeys(read, backbone) | own | {head: again for head, (_, again) in further_heads.items()}
 
 
+def _items_apart(
+    features: Features, settings: Mapping[str, Any], read_again: Mapping[str, str]
+) -> dict[str, ItemEncoder]:
+    if not isinstance(settings["fusion"], str):
+        raise ValueError("own_items: a fusion that is a module cannot be made once more; name it as a component call")
+    return {head: ItemEncoder(features, **settings) for head in read_again}
+
+
 def _backbone(stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:
     what = f"backbone of {stream!r}"
     if isinstance(backbone, str):
         return checked_module(build_component(backbone, BACKBONES, what, context), what)
     if isinstance(backbone, nn.Module):
         raise ValueError(f"{what} is a module, but every stream needs its own; pass what makes one: lambda: ...")
-    return checked_module(backbone(), f"what makes the {what}")
+    return checked_module(backbone(), f"what the maker of the {what} returns")
 
 
 def _log_popularity(item_counts: np.ndarray | None, num_items: int) -> Tensor:

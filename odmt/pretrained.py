@@ -49,6 +49,7 @@ def build_model(
         backbone=settings.backbone,
         stream_backbones=settings.backbones_of_streams(),
         further_heads=settings.heads_beside(),
+        own_items=settings.own_items,
         similarity=settings.similarity,
         loss=settings.loss,
         distill=graph,

@@ -31,7 +31,7 @@ class DataConfig:
     """Processes that prepare batches; 0 prepares them in the training process."""
 
     def selected_features(self) -> dict[str, str]:
-        """Read `features` as {modality: key or encoder}."""
+        """Read `features` as {stream: key or encoder, or modality:encoder}."""
         return read_pairs(self.features, "data.features", "text=tfidf")
 
     def token_limits(self) -> dict[str, int]:
@@ -48,7 +48,8 @@ class ModelConfig:
     """What is trained. A component is written as a call, and may be your own: "my_pkg.nets:Mamba(state=16)"."""
 
     streams: tuple[str, ...] = ("id", "text")
-    """What an item is seen through: id and any modality with features; each is a head unless the fusion joins them."""
+    """What an item is seen through: id, any modality with features, and further ones that --data.features names; each
+    is a head unless the fusion or the join makes one of them."""
     dim: int = 128
     """Width of item vectors and user states."""
     fusion: str = "imt(layers=2, heads=2)"
@@ -57,7 +58,8 @@ class ModelConfig:
     stream that starts so."""
     join: str = "none"
     """Where streams become one: none (only scores are combined), or sum, concat, gated, attention, as "sum(at='item')"
-    (early) or "gated(at='user', keep=['text'])" (middle; the streams that `keep` names stay heads beside it)."""
+    (early) or "gated(at='user', keep=['text'])" (middle). The streams that `keep` names stay heads beside it; True
+    keeps all, 'content' all but the id."""
     backbone: str = "sasrec(layers=2, heads=2)"
     """Sequence model; every stream has one of its own."""
     stream_backbones: tuple[str, ...] = ()
@@ -65,6 +67,8 @@ class ModelConfig:
     further_heads: tuple[str, ...] = ()
     """Streams that are read once more, as STREAM=BACKBONE: item=gru4rec makes the head item_gru4rec,
     and a second one of that name item_gru4rec_2."""
+    own_items: bool = False
+    """Let further heads encode items by themselves, with ids, fusion and join of their own."""
     similarity: str = "product"
     """What makes a score of a user's state and an item: product, as released, or cosine(scale=16)."""
     loss: str = "in_batch(popularity=1.0)"
