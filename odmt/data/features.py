@@ -262,7 +262,9 @@ def _is_meant(wanted: str, key: str, encoder: str) -> bool:
     # An encoder is named with or without its revision (`name@revision`) and its arguments (`tfidf(dim=64)`), and so are
     # the means of its tokens, with or without what says so: `tfidf` is each of the two, so that none is taken silently.
     names = {encoder, encoder.removeprefix(POOLED)}
-    return key.startswith(wanted) or wanted in names | {re.split(r"[@(]", name)[0] for name in names}
+    names |= {re.split(r"[@(]", name)[0] for name in names}
+    # and a model of a hub, with or without whose it is (`owner/name`)
+    return key.startswith(wanted) or wanted in names | {name.rpartition("/")[2] for name in names}
 
 
 def _open_table(folder: Path, recipe: Mapping[str, Any], num_items: int) -> TokenTable:

@@ -217,6 +217,15 @@ def test_several_caches_need_a_choice(tmp_path: Path) -> None:
     assert open_features(shelf, ["text"], select={"text": "tfidf"}).tables["text"].folder is not None
 
 
+def test_a_model_of_a_hub_is_found_without_its_owner(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    key = write_features(shelf, encoder="mean of somebody/mini-lm@1f").name
+    for wanted in ("mini-lm", "mini-lm@1f", "somebody/mini-lm"):
+        assert open_features(shelf, ["text"], select={"text": wanted}).keys == {"text": key}
+    with pytest.raises(FeatureError, match="no caches that match 'somebody'"):
+        open_features(shelf, ["text"], select={"text": "somebody"})
+
+
 def test_a_further_cache_is_read_beside_the_first_under_a_name_of_its_own(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     keys = {name: write_features(shelf, encoder=name, seed=i).name for i, name in enumerate(("ours", "tfidf(dim=2)"))}
