@@ -66,7 +66,7 @@ class ModelConfig:
     """Streams that another model reads, as STREAM=BACKBONE: id=gru4rec content=recency (content: all but the id)."""
     further_heads: tuple[str, ...] = ()
     """Streams that are read once more, as STREAM=BACKBONE: item=gru4rec makes the head item_gru4rec,
-    and a second one of that name item_gru4rec_2."""
+    and a second one of that name item_gru4rec_2; item alone, read by the backbone once more, makes item_2."""
     own_items: bool = False
     """Let further heads encode items by themselves, with ids, fusion and join of their own."""
     similarity: str = "product"
@@ -92,14 +92,17 @@ class ModelConfig:
 
     def heads_beside(self) -> dict[str, tuple[str, str]]:
         """Read `further_heads` as {head: (stream, component call)}."""
-        heads = {}
+        heads: dict[str, tuple[str, str]] = {}
         for entry in self.further_heads:
-            ((stream, call),) = read_pairs([entry], "model.further_heads", "item=gru4rec").items()
+            stream, written, call = entry.partition("=")
+            if written:
+                read_pairs([entry], "model.further_heads", "item=gru4rec")
             name = call.partition("(")[0].rpartition(":")[2].rpartition(".")[2].strip().lower()
-            head, number = f"{stream}_{name}", 2
-            while head in heads:
-                head, number = f"{stream}_{name}_{number}", number + 1
-            heads[head] = stream, call
+            first = f"{stream}_{name}" if written else stream
+            head, number = first, 2
+            while head in heads or head == stream:
+                head, number = f"{first}_{number}", number + 1
+            heads[head] = stream, call if written else self.backbone
         return heads
 
     def hide_rates(self) -> dict[str, float]:

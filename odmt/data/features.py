@@ -30,7 +30,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from odmt.data.manifest import MODALITIES
+from odmt.data import MODALITIES
 from odmt.data.tokens import FeatureError, TokenTable
 from odmt.types import Tokens
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from odmt.data import MODALITIES
+
 __all__ = [
     "ANEW",
     "MODALITIES",
@@ -32,8 +34,6 @@ __all__ = [
 SCHEMA = 1
 ANEW = "the folder is damaged or foreign: write it anew with its adapter"
 """The way out of an error that only writing the folder again repairs."""
-MODALITIES = ("text", "image", "video", "audio")
-"""Content columns of items.parquet: `text` holds the text itself, the others a path relative to `media_root`."""
 
 
 class DatasetError(ValueError):

@@ -64,11 +64,13 @@ def test_spellings_of_the_command_line(configs: Path) -> None:
 
 
 def test_a_second_head_of_a_name_is_numbered() -> None:
-    entries = ("id=gru4rec", "id=gru4rec(layers=2)", "id=my.nets:Own.GRU")
-    assert ModelConfig(further_heads=entries).heads_beside() == {
+    entries = ("id=gru4rec", "id=gru4rec(layers=2)", "id=my.nets:Own.GRU", "id", "id")
+    assert ModelConfig(further_heads=entries, backbone="hstu").heads_beside() == {
         "id_gru4rec": ("id", "gru4rec"),
         "id_gru4rec_2": ("id", "gru4rec(layers=2)"),
         "id_gru": ("id", "my.nets:Own.GRU"),
+        "id_2": ("id", "hstu"),
+        "id_3": ("id", "hstu"),
     }
 
 
