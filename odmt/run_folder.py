@@ -128,7 +128,9 @@ class RunFolder:
                     f"{self.experiment}: this run was started with another {name} than {experiment.dataset} gives now "
                     f"({value[:80]}); choose another --name"
                 )
-        before, now = flat(yaml.safe_load(text)), flat(yaml.safe_load(to_yaml(experiment)))
+        # a setting that came after the run began had its default then
+        unset = flat(yaml.safe_load(to_yaml(Experiment(experiment.dataset))))
+        before, now = unset | flat(yaml.safe_load(text)), flat(yaml.safe_load(to_yaml(experiment)))
         for name in before | now:
             if before.get(name) != now.get(name) and name not in FREE_ON_RESUME:
                 setting = name.replace("/", ".")

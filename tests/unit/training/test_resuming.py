@@ -167,6 +167,17 @@ def test_an_existing_run_is_neither_mixed_nor_lost(dataset: Path, tmp_path: Path
         experiment(dataset, tmp_path, "--name=..", "--overwrite")
 
 
+def test_a_setting_that_came_after_the_run_began_had_its_default_then(dataset: Path, tmp_path: Path) -> None:
+    folder = run(experiment(dataset, tmp_path, "--train.epochs=1"))
+    settings = (folder / "experiment.yaml").read_text().splitlines(keepends=True)
+    older = [line for line in settings if "own_items" not in line]
+    assert len(older) == len(settings) - 1
+    (folder / "experiment.yaml").write_text("".join(older))
+    run(experiment(dataset, tmp_path, "--train.epochs=1", "--resume"))
+    with pytest.raises(ValueError, match=r"the run to resume has model\.own_items=False, the command says True"):
+        run(experiment(dataset, tmp_path, "--train.epochs=1", "--model.own-items", "--resume"))
+
+
 def test_features_of_another_encoder_do_not_slip_into_a_run(dataset: Path, tmp_path: Path) -> None:
     own = tmp_path / "data" / "tiny"
     tiny_dataset(own)
