@@ -19,7 +19,7 @@ from odmt.parts import item_parts
 from odmt.spec import parse_call
 from odmt.types import Features, Fusion, Int, Streams, Tensor, Tokens
 
-__all__ = ["ItemEncoder", "build_component", "evaluating"]
+__all__ = ["ItemEncoder", "build_component", "checked_module", "evaluating", "items_apart"]
 
 
 class ItemEncoder(nn.Module):
@@ -173,6 +173,26 @@ class ItemEncoder(nn.Module):
             made = made + layer(mean_of_tokens(tokens[name].values, tokens[name].mask))
         values = torch.where(ids.mask[..., None], ids.values, made.to(ids.values.dtype)[:, None])
         return Tokens(values, torch.ones_like(ids.mask))
+
+
+def items_apart(features: Features, settings: Mapping[str, Any], read: Mapping[str, str]) -> dict[str, ItemEncoder]:
+    """Make an encoder of its own for each head, of the same settings, and check that nothing of it is left unread.
+
+    read: which stream each head reads.
+    """
+    if not isinstance(settings["fusion"], str):
+        raise ValueError("own_items: a fusion that is a module cannot be made once more; name it as a component call")
+    made = {head: ItemEncoder(features, **settings) for head in read}
+    for head, encoder in made.items():
+        whole = encoder.vectors if len(encoder.vectors) == 1 else ()
+        if encoder.join is not None:
+            whole = (encoder.join.at,) if encoder.join.at == "item" else ()
+        if read[head] not in whole:
+            raise ValueError(
+                f"own_items: {head!r} reads {read[head]!r}, and would leave what it makes of other streams unread; "
+                "join them all with sum(at='item'), and let it read 'item'"
+            )
+    return made
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import nn
 
 from odmt.components import BACKBONES, CONTENT, ENSEMBLES, JOINS, LOSSES, RESERVED, SIMILARITIES
 from odmt.distill import DistillationGraph
-from odmt.items import ItemEncoder, build_component, checked_module, evaluating
+from odmt.items import ItemEncoder, build_component, checked_module, evaluating, items_apart
 from odmt.parts import user_parts
 from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares
 from odmt.softmax import softmax_loss
@@ -39,8 +39,8 @@ class ODMT(ItemEncoder):
         all streams but the id and the joined one.
     further_heads: streams that are read once more by a backbone unlike the first, whose mistakes are others:
         {"item_gru4rec": ("item", "gru4rec")}.
-    own_items: whether further heads encode items by themselves, with ids, a fusion and a join of their own; heads that
-        share their items are much alike.
+    own_items: whether further heads, which then read the stream that is joined at the item (or the only one), encode
+        items by themselves, with ids, a fusion and a join of their own; heads that share their items are much alike.
     similarity: of states and items: "product", or "cosine(scale=16)", see `odmt.similarity`.
     loss: a component call of `odmt.ranking`: "in_batch(popularity=1.0)", "full", "sampled(draws=512)", "gbce(t=0.75)".
     distill: edges along which streams teach each other; by default none.
@@ -83,7 +83,7 @@ class ODMT(ItemEncoder):
         first = self.vectors if self.join is None else (*self.join.kept, self.join.at)
         self.read_again = {head: stream for head, (stream, _) in (further_heads or {}).items()}
         """Which stream each further head reads."""
-        self.apart = nn.ModuleDict(_items_apart(features, items, self.read_again) if own_items else {})
+        self.apart = nn.ModuleDict(items_apart(features, items, self.read_again) if own_items else {})
         self.streams = (*first, *self.read_again)
         """Streams that score: one ranking loss each, and what the ensemble combines."""
         at_user = self.join is not None and self.join.at == "user"
@@ -260,14 +260,6 @@ def _chosen_backbones(
         if stream not in read:
             raise ValueError(f"further_heads: {head!r} reads {stream!r}, but the streams are: {', '.join(read)}")
     return dict.fromkeys(read, backbone) | own | {head: again for head, (_, again) in further_heads.items()}
-
-
-def _items_apart(
-    features: Features, settings: Mapping[str, Any], read_again: Mapping[str, str]
-) -> dict[str, ItemEncoder]:
-    if not isinstance(settings["fusion"], str):
-        raise ValueError("own_items: a fusion that is a module cannot be made once more; name it as a component call")
-    return {head: ItemEncoder(features, **settings) for head in read_again}
 
 
 def _backbone(stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:

@@ -67,7 +67,8 @@ def main(argv: Sequence[str]) -> int:
             failed += stage(rest)
             if arguments.dry_run:
                 further = len(suite.rows) * len({run.seed for run in runs if run.seed != tuning.seed}) - len(rest)
-                print(f"# and {further} runs more, of the best of each row, which is not known yet" if further else "#")
+                if further:
+                    print(f"# and {further} runs more, of the best of each row, which is not known yet")
             runs = tuning.kept(runs)
     except ValueError as error:  # of the suite, the settings, the dataset or its features
         sys.exit(f"error: {error}")

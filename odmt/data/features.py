@@ -226,7 +226,7 @@ def _choose(dataset: FeaturedDataset, name: str, wanted: str | None) -> tuple[Pa
 def _source(dataset: FeaturedDataset, name: str, wanted: str | None) -> tuple[str, str | None]:
     """Tell of which modality features are to be read, and which of them: a stream may name another than its own."""
     modality, colon, rest = (wanted or "").partition(":")
-    if colon and (modality in MODALITIES or (dataset.path / "features" / modality).is_dir()):
+    if modality and colon and (modality in MODALITIES or (dataset.path / "features" / modality).is_dir()):
         if name in MODALITIES and name != modality:
             raise FeatureError(
                 f"{name}={wanted} would show {modality} as {name}; give the stream a name of its own, as in "

@@ -49,6 +49,7 @@ def test_a_further_cache_is_read_beside_the_first_under_a_name_of_its_own(tmp_pa
         ({"words": "text:"}, r"choose with --data\.features words=text:"),
         ({}, r"'words' is no modality and has no features of its own; say what it reads with --data\.features words="),
         ({"words": "tfidf"}, "'words' is no modality"),
+        ({"words": ":tfidf"}, "'words' is no modality"),
         ({"words": "txt:tfidf"}, "'words' is no modality"),
     ):
         with pytest.raises(FeatureError, match=answer):
