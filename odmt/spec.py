@@ -78,9 +78,10 @@ class Call:
         """
         self.check(context)
         wanted = self._parameters().keys() & context.keys()
-        return self._constructor()(**{**{name: context[name] for name in wanted}, **self.arguments})
+        return self.constructor()(**{**{name: context[name] for name in wanted}, **self.arguments})
 
-    def _constructor(self) -> Callable[..., Any]:
+    def constructor(self) -> Callable[..., Any]:
+        """Import what the call constructs. Raises SpecError where there is no such thing."""
         module_name, _, attribute = self.target.partition(":")
         try:
             module = importlib.import_module(module_name)
@@ -101,7 +102,7 @@ class Call:
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         try:
-            return inspect.signature(self._constructor()).parameters
+            return inspect.signature(self.constructor()).parameters
         except (TypeError, ValueError) as error:
             if isinstance(error, SpecError):
                 raise

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odmt.shapes import Bool, Float, Int
+from odmt.shapes import Bool, Float, Int, UInt8
 
 __all__ = [
     "Backbone",
@@ -27,6 +27,7 @@ __all__ = [
     "Streams",
     "Tensor",
     "Tokens",
+    "UInt8",
 ]
 
 Streams = Mapping[str, Tensor]

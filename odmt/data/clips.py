@@ -28,6 +28,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from odmt.data.pictures import BrokenMediaError
+
 __all__ = ["BrokenClipError", "Clip", "read_clip"]
 
 MOST_PIXELS = 50_000_000
@@ -37,7 +39,7 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegvideo,m
 UNKNOWN = "not a video of a known container, or its header is damaged or cut off"
 
 
-class BrokenClipError(ValueError):
+class BrokenClipError(BrokenMediaError):
     """Say why frames of a clip cannot be read."""
 
 

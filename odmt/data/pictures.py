@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["BrokenPictureError", "read_picture"]
+__all__ = ["BrokenMediaError", "BrokenPictureError", "read_picture"]
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO", "JPEG2000")
 """What is decoded: PIL knows others that run programs (EPS) or that nobody uses for pictures of items."""
@@ -23,7 +23,11 @@ MARKS = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP"
 HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
-class BrokenPictureError(ValueError):
+class BrokenMediaError(ValueError):
+    """Say why a file cannot be read as what it should be."""
+
+
+class BrokenPictureError(BrokenMediaError):
     """Say why a picture cannot be read."""
 
 

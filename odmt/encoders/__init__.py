@@ -20,16 +20,22 @@ import numpy as np
 
 from odmt.spec import Call, SpecError, parse_call
 
-__all__ = ["Content", "Encoder", "EncoderError", "Fitted", "Unreadable", "load_encoder"]
+__all__ = ["Content", "Encoder", "EncoderError", "Fitted", "Unreadable", "load_encoder", "parse_encoder"]
 
 Content = str | Path
 """What an item has in one modality: its text, or the path of its picture."""
 
 KNOWN: Mapping[str, Mapping[str, str]] = {
     "text": {"tfidf": "odmt.encoders.text:Tfidf", "transformers": "odmt.encoders.text:TransformersText"},
-    "image": {"histogram": "odmt.encoders.image:Histogram", "timm": "odmt.encoders.image:TimmImage"},
+    "image": {
+        "histogram": "odmt.encoders.histogram:Histogram",
+        "transformers": "odmt.encoders.image:TransformersImage",
+        "timm": "odmt.encoders.image:TimmImage",
+    },
 }
-"""Encoders per modality; the last of each takes any other name as its `model`."""
+"""Encoders per modality. Any other name is a model's: of transformers, timm or torchvision, see `_maker_of`."""
+RUNNING = ("bf16", "device")
+"""Arguments of a frozen network that say how it is run."""
 VALUE = re.compile(r"""(\w\s*=\s*)([^,()'"\[\]{}]+)""")
 """An argument's value that no quotes enclose, as a shell leaves it that took them for its own."""
 
@@ -84,17 +90,24 @@ def load_encoder(modality: str, name: str, **options: Any) -> Encoder:
         EncoderError: where the modality has no encoders, or the encoder does not take an option.
         SpecError: where `name` is misspelt or its arguments are wrong.
     """
-    if modality not in KNOWN:
-        raise EncoderError(f"there are no {modality!r} encoders yet; there are encoders for {', '.join(KNOWN)}")
-    call = _parse(modality, name)
+    call = parse_encoder(modality, name)
+    from odmt.encoders.network import FrozenNetwork, Network
+
+    given = {**call.arguments, **options}
     for option in options.keys() & call.arguments.keys():
         raise EncoderError(f"{option} is given twice: in {name!r} and as an option; leave one")
-    return replace(call, arguments={**call.arguments, **options}).build()
+    made = call.constructor()
+    if not (isinstance(made, type) and issubclass(made, Network)):
+        return replace(call, arguments=given).build()
+    running = {option: given.pop(option) for option in RUNNING if option in given}
+    return FrozenNetwork(replace(call, arguments=given).build(), **running)
 
 
-def _parse(modality: str, name: str) -> Call:
+def parse_encoder(modality: str, name: str) -> Call:
+    """Read which encoder `name` means, with its arguments; nothing is loaded yet."""
+    if modality not in KNOWN:
+        raise EncoderError(f"there are no {modality!r} encoders yet; there are encoders for {', '.join(KNOWN)}")
     known = KNOWN[modality]
-    *_, fallback = known
     head, arguments = name, ""
     if not Path(name).exists() and (match := re.fullmatch(r"([^()]*)(\(.*\))", name, flags=re.DOTALL)):
         head, arguments = match[1].strip(), match[2]
@@ -103,8 +116,20 @@ def _parse(modality: str, name: str) -> Call:
         return _read(head, arguments, known=known, kind=kind, typed=name)
     if not Path(head).exists() and (close := difflib.get_close_matches(head, known, n=1, cutoff=0.7)):
         raise EncoderError(f"unknown {kind} {head!r}; did you mean {close[0]!r}?")
-    call = _read(fallback, arguments, known=known, kind=kind, typed=name)
+    call = _read(_maker_of(modality, head), arguments, known=known, kind=kind, typed=name)
     return replace(call, name=head, arguments={"model": head, **call.arguments})
+
+
+def _maker_of(modality: str, model: str) -> str:
+    """Say whose model a name means: a folder with a config.json and OWNER/NAME are transformers' (timm's own models are
+    at the hub as hf-hub:timm/NAME), and others the last known maker's.
+    """
+    *_, fallback = KNOWN[modality]
+    if (Path(model) / "config.json").is_file() or (
+        model.count("/") == 1 and ":" not in model and not Path(model).exists()
+    ):
+        return "transformers"
+    return fallback
 
 
 def _read(target: str, arguments: str, *, known: Mapping[str, str], kind: str, typed: str) -> Call:
@@ -114,7 +139,8 @@ def _read(target: str, arguments: str, *, known: Mapping[str, str], kind: str, t
     except SpecError as error:
         quoted = VALUE.sub(_quoted, arguments)
         try:
-            parse_call(f"{target}{quoted}", known=known, kind=kind).check(["model"])
+            call = parse_call(f"{target}{quoted}", known=known, kind=kind)
+            replace(call, arguments={n: v for n, v in call.arguments.items() if n not in RUNNING}).check(["model"])
         except SpecError:
             raise error from None  # quotes are not what it lacks
         command = shlex.quote(typed.partition("(")[0] + quoted)

@@ -17,7 +17,8 @@ EPILOG = """encoders
   text    a transformers model: a name of the model hub (sentence-transformers/all-MiniLM-L6-v2) or a folder that
           holds one; or 'tfidf(dim=64)', which needs no weights
   image   a timm model (vit_base_patch32_clip_224.openai), with arguments where wanted
-          ('resnet18(checkpoint="resnet18.safetensors")'); or 'histogram(bins=8)', which needs no weights
+          ('resnet18(checkpoint="resnet18.safetensors")'); a transformers model (openai/clip-vit-base-patch32, or a
+          folder that holds one); or 'histogram(bins=8)', which needs no weights
   own     package.module:Class(argument=value), anything that follows odmt.encoders.Encoder
 
 The features go to DATASET/features/MODALITY/KEY, with the recipe that made them. A run that was stopped goes on where

@@ -13,7 +13,7 @@ from odmt.data.features import open_features
 from odmt.data.pictures import read_picture
 from odmt.encoders import EncoderError, Unreadable, load_encoder
 from odmt.encoders.__main__ import main
-from odmt.encoders.image import Histogram
+from odmt.encoders.histogram import Histogram
 from tests.pictures import cut_short, two_halves
 from tests.unit.encoders.conftest import FolderMaker
 from tests.unit.encoders.tokens import arrays

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from odmt.encoders import EncoderError, load_encoder
-from odmt.encoders.text import TransformersText, precision_argument
+from odmt.encoders.hub import precision_argument
+from odmt.encoders.network import FrozenNetwork
 from odmt.encoders.torchvision_mend import mend_torchvision
 from tests.unit.encoders.tokens import arrays
 
@@ -151,8 +152,8 @@ def test_a_half_precision_checkpoint_is_computed_in_full(tmp_path: Path) -> None
     mend_torchvision()
     save_bert(tmp_path / "half", dtype=torch.float16)
     encoder = load_encoder("text", str(tmp_path / "half"))
-    assert isinstance(encoder, TransformersText)
-    assert next(encoder.model.parameters()).dtype == torch.float32
+    assert isinstance(encoder, FrozenNetwork)
+    assert next(encoder.network.parameters()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from odmt.encoders import EncoderError, Unreadable, load_encoder
-from odmt.encoders.image import TimmImage
+from odmt.encoders.network import FrozenNetwork
 from odmt.encoders.torchvision_mend import mend_torchvision
 from odmt.spec import SpecError
 from tests.unit.encoders.tokens import arrays
@@ -104,8 +104,8 @@ def test_weights_of_a_local_file(suffix: str, pictures: list[Path], tmp_path: Pa
     drawn = load_encoder("image", "test_vit(pretrained=False)")
     assert encoder.recipe()["weights"] != drawn.recipe()["weights"]
     assert str(tmp_path) not in f"{encoder.recipe()} {encoder.name}"
-    assert isinstance(encoder, TimmImage)
-    loaded = encoder.model.state_dict()
+    assert isinstance(encoder, FrozenNetwork)
+    loaded = encoder.network.model.state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in loaded)
 
 

@@ -1,0 +1,34 @@
+"""Read the files of items, several at a time, each by itself: a broken one gives a reason and stops nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from odmt.data.pictures import BrokenMediaError
+from odmt.encoders import Content, Unreadable
+
+__all__ = ["read_each"]
+
+Read = TypeVar("Read")
+
+
+def read_each(contents: Sequence[Content], read: Callable[[Path], Read], *, threads: int) -> list[Read | Unreadable]:
+    """Call `read` on every file, in order, in so many threads: decoding frees the interpreter."""
+
+    def one(content: Content) -> Read | Unreadable:
+        try:
+            return read(Path(content))
+        except BrokenMediaError as error:
+            return Unreadable(str(error))
+
+    with warnings.catch_warnings():
+        # PIL warns of odd metadata and of large pictures, which `read_picture` judges itself.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        if threads <= 1 or len(contents) <= 1:
+            return [one(content) for content in contents]
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            return list(pool.map(one, contents))

@@ -1,0 +1,86 @@
+"""timm models of pictures: made by name, with weights of the hub, of a file, or drawn; and the tokens they give."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from einops import rearrange
+
+from odmt.encoders import KNOWN, EncoderError
+from odmt.encoders.torchvision_mend import mend_torchvision
+from odmt.types import Float, Tensor
+
+__all__ = ["create_timm", "timm_tokens"]
+
+
+def create_timm(model: str, *, pretrained: bool, checkpoint: str, modality: str) -> Any:
+    """Make a model without its head: of the hub's weights, of those in the file `checkpoint`, or drawn from seed 0."""
+    mend_torchvision()
+    network = _create(model, pretrained=pretrained and not checkpoint, modality=modality)
+    if checkpoint:
+        _load_checkpoint(network, f"{modality} encoder {model!r}", Path(checkpoint))
+    return network
+
+
+def timm_tokens(
+    model: Any, pictures: Float[Tensor, "pictures 3 rows columns"]
+) -> Float[Tensor, "pictures tokens width"]:
+    """Give the summary of each picture, then its patches row by row.
+
+    A transformer's summary is its class token (the patches' mean where it has none), a convolutional network's the mean
+    of its last map, whose cells are the patches.
+    """
+    found = model.forward_features(pictures)
+    if found.ndim == 4:
+        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        found = rearrange(found, "n h w c -> n (h w) c" if channels_last else "n c h w -> n (h w) c")
+        return torch.cat([found.mean(dim=1, keepdim=True), found], dim=1)
+    # Distillation and register tokens stand between the class token and the patches; they describe no place.
+    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    patches = found[:, prefix:]
+    summary = found[:, :1] if prefix else patches.mean(dim=1, keepdim=True)
+    return torch.cat([summary, patches], dim=1)
+
+
+def _create(model: str, *, pretrained: bool, modality: str) -> Any:
+    import timm
+
+    if ":" not in model and not timm.is_model(model):
+        close = difflib.get_close_matches(model, [*timm.list_models(), *KNOWN[modality]], n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "timm.list_models() lists them all"
+        raise EncoderError(f"timm has no model {model!r}; {hint}")
+    try:
+        # Forked, so that asking for an encoder does not move the caller's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return timm.create_model(model, pretrained=pretrained, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EncoderError(
+            f"{modality} encoder {model!r}: cannot be loaded ({reason}). Without a network, download the weights "
+            f"elsewhere and pass their file: --encoder '{model}(checkpoint=\"path/to/model.safetensors\")'; or use "
+            "--encoder 'histogram(bins=8)', which needs no weights"
+        ) from error
+
+
+def _load_checkpoint(network: Any, what: str, path: Path) -> None:
+    import timm.models
+    from safetensors import SafetensorError
+
+    if not path.is_file():
+        raise EncoderError(f"{what}: there is no checkpoint {path}; pass the path of its weights file")
+    try:
+        weights = timm.models.load_state_dict(str(path), device="cpu", weights_only=True)
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EncoderError(f"{what}: {path} does not fit ({reason}); pass that model's weights") from error
+    if missing:
+        raise EncoderError(
+            f"{what}: {path} lacks {len(missing)} of its weights ({', '.join(missing[:3])}, ...) and "
+            f"holds {len(unexpected)} others; pass weights of exactly that model, in timm's naming"
+        )
