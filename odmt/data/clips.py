@@ -29,6 +29,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from odmt.data.pictures import BrokenMediaError
+from odmt.data.sampling import FrameChoice
 
 __all__ = ["BrokenClipError", "Clip", "read_clip"]
 
@@ -76,11 +77,6 @@ class _Listing:
     """Width of a stored pixel in its heights."""
     codec: str
 
-    def shown_at(self, share: float) -> int:
-        """Return the timestamp of the frame that is on the screen after `share` of the clip."""
-        moment = self.times[0] + share * (self.end - self.times[0])
-        return self.times[max(0, bisect_right(self.times, moment) - 1)]
-
     def key_before(self, time: int) -> int:
         at = bisect_right(self.keys, time) - 1
         return self.keys[at] if at >= 0 else self.times[0]
@@ -90,8 +86,8 @@ class _AstrayError(Exception):
     """Say that a seek did not lead where it should."""
 
 
-def read_clip(path: Path, *, frames: int, side: int) -> Clip:
-    """Decode the middle frames of `frames` equal parts of a clip; one frame is the clip's middle.
+def read_clip(path: Path, *, frames: int | FrameChoice, side: int, rng: np.random.Generator | None = None) -> Clip:
+    """Decode some frames of a clip: those of a choice, or the middle ones of so many equal parts.
 
     Frames are turned and mirrored as the container says, of square pixels, and shrunk until the shorter side has at
     most `side` pixels. A clip of fewer frames gives some of them twice.
@@ -100,7 +96,8 @@ def read_clip(path: Path, *, frames: int, side: int) -> Clip:
     try:
         with _open(path) as container:
             listing = _list_packets(container, _video_stream(container))
-        wanted = [listing.shown_at((part + 0.5) / frames) for part in range(frames)]
+        choice = FrameChoice(frames) if isinstance(frames, int) else frames
+        wanted = choice.times(listing.times, listing.end, rng)
         found = _decode(path, listing, wanted)
         return _clip(found, listing, side=side)
     except FileNotFoundError as error:

@@ -32,8 +32,15 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "transformers": "odmt.encoders.image:TransformersImage",
         "timm": "odmt.encoders.image:TimmImage",
     },
+    "video": {
+        "torchvision": "odmt.encoders.video:TorchvisionVideo",
+        "transformers": "odmt.encoders.video:TransformersVideo",
+        "timm": "odmt.encoders.video:TimmFrames",
+    },
 }
 """Encoders per modality. Any other name is a model's: of transformers, timm or torchvision, see `_maker_of`."""
+TORCHVISION = re.compile(r"r3d_|mc3_|r2plus1d_|s3d|mvit_v\d_|swin3d_")
+"""How names of torchvision's video models begin; timm has none of them."""
 RUNNING = ("bf16", "device")
 """Arguments of a frozen network that say how it is run."""
 VALUE = re.compile(r"""(\w\s*=\s*)([^,()'"\[\]{}]+)""")
@@ -129,6 +136,8 @@ def _maker_of(modality: str, model: str) -> str:
         model.count("/") == 1 and ":" not in model and not Path(model).exists()
     ):
         return "transformers"
+    if "torchvision" in KNOWN[modality] and TORCHVISION.match(model):
+        return "torchvision"
     return fallback
 
 

@@ -1,4 +1,4 @@
-"""Encode titles or pictures: `python -m odmt.encoders data/microlens --modality text --encoder NAME`."""
+"""Encode titles, pictures or clips: `python -m odmt.encoders data/microlens --modality text --encoder NAME`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ EPILOG = """encoders
   image   a timm model (vit_base_patch32_clip_224.openai), with arguments where wanted
           ('resnet18(checkpoint="resnet18.safetensors")'); a transformers model (openai/clip-vit-base-patch32, or a
           folder that holds one); or 'histogram(bins=8)', which needs no weights
+  video   a transformers model (MCG-NJU/videomae-base), a 3-D network of torchvision ('r3d_18(frames=16)'), or a timm
+          model of pictures, which reads frame by frame ('vit_base_patch32_clip_224.openai(frames=8)')
   own     package.module:Class(argument=value), anything that follows odmt.encoders.Encoder
 
 The features go to DATASET/features/MODALITY/KEY, with the recipe that made them. A run that was stopped goes on where
-it stopped; a finished one is skipped. Pictures that cannot be read are listed at the end, and those items lack the
-modality.
+it stopped; a finished one is skipped. Pictures and clips that cannot be read are listed at the end, and those items
+lack the modality.
 """
-BATCH_SIZES = {"text": 128, "image": 32}
+BATCH_SIZES = {"text": 128, "image": 32, "video": 8}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -43,7 +45,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--layer", type=int, help="hidden layer of a text model, -1 is the last (default -1)")
     parser.add_argument("--max-tokens", type=int, help="cut texts to so many tokens (default 30)")
     parser.add_argument("--pool", choices=["mean"], help="keep one token per item, the mean of all (default: keep all)")
-    parser.add_argument("--batch-size", type=int, help="items encoded at a time (default: text 128, image 32)")
+    parser.add_argument("--batch-size", type=int, help="items encoded at a time (default: text 128, image 32, video 8)")
     parser.add_argument("--bf16", action="store_true", help="compute matrix products in bfloat16: about twice as fast")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     return parser.parse_args(argv)

@@ -16,12 +16,16 @@ __all__ = ["read_each"]
 Read = TypeVar("Read")
 
 
-def read_each(contents: Sequence[Content], read: Callable[[Path], Read], *, threads: int) -> list[Read | Unreadable]:
-    """Call `read` on every file, in order, in so many threads: decoding frees the interpreter."""
+def read_each(
+    contents: Sequence[Content], read: Callable[..., Read], *further: Sequence[object], threads: int
+) -> list[Read | Unreadable]:
+    """Call `read` on every file, with its entry of each of `further`, in order and in so many threads: decoding frees
+    the interpreter.
+    """
 
-    def one(content: Content) -> Read | Unreadable:
+    def one(content: Content, *of_it: object) -> Read | Unreadable:
         try:
-            return read(Path(content))
+            return read(Path(content), *of_it)
         except BrokenMediaError as error:
             return Unreadable(str(error))
 
@@ -29,6 +33,6 @@ def read_each(contents: Sequence[Content], read: Callable[[Path], Read], *, thre
         # PIL warns of odd metadata and of large pictures, which `read_picture` judges itself.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         if threads <= 1 or len(contents) <= 1:
-            return [one(content) for content in contents]
+            return list(map(one, contents, *further))
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            return list(pool.map(one, contents))
+            return list(pool.map(one, contents, *further))

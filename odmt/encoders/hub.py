@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 from pathlib import Path
@@ -15,7 +16,11 @@ from odmt.encoders.torchvision_mend import mend_torchvision
 
 __all__ = ["hash_tokenizer", "load_model", "load_processor", "part_of"]
 
-PROCESSORS = {"text": "AutoTokenizer", "image": "AutoImageProcessor", "video": "AutoVideoProcessor"}
+PROCESSORS = {
+    "text": ("AutoTokenizer",),
+    "image": ("AutoImageProcessor",),
+    "video": ("AutoVideoProcessor", "AutoImageProcessor"),  # X-CLIP, and folders that are older, have but the second
+}
 OTHER = {
     "text": "'tfidf(dim=64)', which needs no weights",
     "image": "'histogram(bins=8)', which needs no weights",
@@ -63,8 +68,12 @@ def load_processor(model: str, modality: str) -> Any:
     """Load what prepares contents for a model: its tokenizer, its image processor or its video processor."""
     import transformers
 
+    *others, last = PROCESSORS[modality]
+    for kind in others:
+        with contextlib.suppress(OSError, ValueError):
+            return getattr(transformers, kind).from_pretrained(model)
     try:
-        return getattr(transformers, PROCESSORS[modality]).from_pretrained(model)
+        return getattr(transformers, last).from_pretrained(model)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         raise EncoderError(_not_loaded(model, modality, error)) from error
 

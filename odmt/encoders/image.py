@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
@@ -19,7 +20,7 @@ from odmt.encoders.frozen import hash_weights
 from odmt.encoders.hub import load_model, load_processor, part_of
 from odmt.encoders.network import FilePreparation, Network, Scaling, all_real
 from odmt.encoders.processing import Processed, ProcessedPictures
-from odmt.encoders.timm_models import create_timm, timm_tokens
+from odmt.encoders.timm_models import create_timm, preprocessing_of, timm_tokens
 from odmt.types import Tensor, Tokens
 
 __all__ = ["TimmImage", "TransformersImage"]
@@ -37,14 +38,9 @@ class TimmImage(Network):
     def __init__(self, model: str, *, pretrained: bool = True, checkpoint: str = "") -> None:
         super().__init__()
         self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, modality="image")
-        from timm.data.config import resolve_model_data_config
-        from timm.data.transforms_factory import create_transform
-
         self.name = model if pretrained or checkpoint else f"{model}(pretrained=False)"
         self.width = int(self.model.num_features)
-        self.preprocessing = resolve_model_data_config(self.model)
-        # as bytes, a quarter of what would go from process to process; the network scales them as the transform would
-        resize: Any = create_transform(**self.preprocessing, is_training=False, normalize=False)
+        self.preprocessing, resize = preprocessing_of(self.model)
         # Twice the input size leaves the model's own resizing its filter.
         self.preparation = _Pictures(resize, side=2 * max(self.preprocessing["input_size"][1:]))
         self.size = self.preprocessing["input_size"]
@@ -71,7 +67,7 @@ class _Pictures(FilePreparation):
         super().__init__()
         self.resize, self.side = resize, side
 
-    def read(self, path: Path) -> Tensor:
+    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
         return self.resize(read_picture(path, side=self.side))
 
 
@@ -89,7 +85,7 @@ class TransformersImage(Network):
         self.model = part_of(whole, "image")
         config = self.model.config
         self.width = int(getattr(config, "hidden_size", None) or config.hidden_sizes[-1])
-        processed = Processed(load_processor(model, "image"), "images")
+        processed = Processed(load_processor(model, "image"))
         self.preparation, self.scale = ProcessedPictures(processed), processed.scale
         self.processor_hash = processed.identity()
 

@@ -39,11 +39,19 @@ class Prepared:
 
 
 class Preparation(ABC):
-    """Turn contents into what a network reads; can be pickled, and holds no network."""
+    """Turn contents into what a network reads; can be pickled, and holds no network.
+
+    varies: whether training reads the same content differently each time, from random numbers that it is given.
+    """
+
+    varies = False
 
     @abstractmethod
-    def __call__(self, contents: Sequence[Content]) -> Prepared:
-        """Read some contents; what is damaged is told of, and stops nothing."""
+    def __call__(self, contents: Sequence[Content], rngs: Sequence[np.random.Generator] | None = None) -> Prepared:
+        """Read some contents; what is damaged is told of, and stops nothing.
+
+        rngs: random numbers for each of them, in training.
+        """
 
     def lengths(self, contents: Sequence[Content]) -> list[int]:
         """Give each content's cost, so that contents of one length are encoded together; here all cost the same."""
@@ -60,11 +68,11 @@ class FilePreparation(Preparation):
         self.threads = os.cpu_count() or 1
 
     @abstractmethod
-    def read(self, path: Path) -> Tensor:
+    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
         """Read one file. Raises `BrokenMediaError`."""
 
-    def __call__(self, contents: Sequence[Content]) -> Prepared:
-        found = read_each(contents, self.read, threads=self.threads)
+    def __call__(self, contents: Sequence[Content], rngs: Sequence[np.random.Generator] | None = None) -> Prepared:
+        found = read_each(contents, self.read, *([] if rngs is None else [rngs]), threads=self.threads)
         broken = {place: one.reason for place, one in enumerate(found) if isinstance(one, Unreadable)}
         readable = [one for one in found if not isinstance(one, Unreadable)]
         return Prepared({"pixels": torch.stack(readable)} if readable else {}, broken)

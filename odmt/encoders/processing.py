@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
 
@@ -26,33 +25,42 @@ BYTE = 1 / 255
 
 
 class Processed:
-    """Wrap a processor; `inputs` is what it calls what it is given, "images" or "videos".
+    """Wrap a processor.
 
     Where it scales bytes as every other does, (x / 255 - mean) / deviation, that is left to `scale`, a part of the
     network: bytes are a quarter of what would go from process to process.
     """
 
-    def __init__(self, processor: Any, inputs: str) -> None:
-        self.processor, self.inputs = processor, inputs
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
         usual = (
             bool(processor.do_rescale)
             and bool(processor.do_normalize)
             and abs(processor.rescale_factor - BYTE) < 1e-9
-            and len(processor.image_mean) == len(processor.image_std)
+            and not getattr(processor, "offset", False)
         )
         self.scale: nn.Module = Scaling(processor.image_mean, processor.image_std) if usual else nn.Identity()
         self.options = {"do_rescale": False, "do_normalize": False} if usual else {}
 
     def __call__(self, given: Any) -> Tensor:
-        """Process one picture, or the frames of one clip, into what the network reads."""
-        made = self.processor(**{self.inputs: given}, return_tensors="pt", **self.options)
+        """Process a picture or a clip into what the network reads, behind a dimension for several."""
+        made = self.processor(given, return_tensors="pt", **self.options)
         if len(made) != 1:
             raise EncoderError(
                 f"{type(self.processor).__name__} gives {', '.join(made)}, and only models that read pictures of one "
                 "shape are covered; choose another"
             )
         (tensor,) = made.values()
-        return tensor[0]
+        return tensor
+
+    def picture(self, picture: Image.Image) -> Tensor:
+        """Process one picture, [3, height, width]."""
+        return self(picture)[0]
+
+    def clip(self, frames: np.ndarray) -> Tensor:
+        """Process the frames of one clip, [frames, height, width, 3], into [frames, 3, height, width]."""
+        made = self(list(frames))
+        return made[0] if made.ndim == 5 else made  # to a processor of pictures, frames are so many pictures
 
     def identity(self) -> str:
         """Return the sha256 of the processor's settings."""
@@ -72,16 +80,11 @@ class ProcessedPictures(FilePreparation):
 
     def __init__(self, processed: Processed) -> None:
         super().__init__()
-        self.process, self.side = processed, processed.side()
+        self.processed, self.side = processed, processed.side()
 
-    def read(self, path: Path) -> Tensor:
-        return self.process(read_picture(path, side=self.side))
+    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
+        return self.processed.picture(read_picture(path, side=self.side))
 
     def blank(self) -> Tensor:
         """Prepare a picture of nothing."""
-        return self.process(Image.new("RGB", (self.side, self.side)))
-
-
-def frames_of(clip: np.ndarray) -> Sequence[Tensor]:
-    """Give the frames of a clip [frames, height, width, 3] as processors take them, [3, height, width]."""
-    return list(torch.from_numpy(np.ascontiguousarray(clip)).permute(0, 3, 1, 2))
+        return self.processed.picture(Image.new("RGB", (self.side, self.side)))

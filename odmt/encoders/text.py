@@ -85,7 +85,7 @@ class _Tokenizing(Preparation):
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
 
-    def __call__(self, contents: Sequence[Content]) -> Prepared:
+    def __call__(self, contents: Sequence[Content], rngs: Sequence[np.random.Generator] | None = None) -> Prepared:
         batch = self.tokenizer(
             [str(text) for text in contents],
             truncation=True,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from einops import rearrange
+from PIL import Image
 
 from odmt.encoders import KNOWN, EncoderError
+from odmt.encoders.checkpoints import load_checkpoint
 from odmt.encoders.torchvision_mend import mend_torchvision
 from odmt.types import Float, Tensor
 
-__all__ = ["create_timm", "timm_tokens"]
+__all__ = ["create_timm", "preprocessing_of", "timm_tokens"]
 
 
 def create_timm(model: str, *, pretrained: bool, checkpoint: str, modality: str) -> Any:
@@ -22,8 +24,20 @@ def create_timm(model: str, *, pretrained: bool, checkpoint: str, modality: str)
     mend_torchvision()
     network = _create(model, pretrained=pretrained and not checkpoint, modality=modality)
     if checkpoint:
-        _load_checkpoint(network, f"{modality} encoder {model!r}", Path(checkpoint))
+        load_checkpoint(network, f"{modality} encoder {model!r}", Path(checkpoint))
     return network
+
+
+def preprocessing_of(model: Any) -> tuple[dict[str, Any], Callable[[Image.Image], Tensor]]:
+    """Give the settings of a model's own evaluation transform, and the transform as far as bytes go: scaling them is
+    left to the network, because bytes are a quarter of what would go from process to process.
+    """
+    from timm.data.config import resolve_model_data_config
+    from timm.data.transforms_factory import create_transform
+
+    settings = resolve_model_data_config(model)
+    resize: Any = create_transform(**settings, is_training=False, normalize=False)
+    return settings, resize
 
 
 def timm_tokens(
@@ -65,22 +79,3 @@ def _create(model: str, *, pretrained: bool, modality: str) -> Any:
             f"elsewhere and pass their file: --encoder '{model}(checkpoint=\"path/to/model.safetensors\")'; or use "
             "--encoder 'histogram(bins=8)', which needs no weights"
         ) from error
-
-
-def _load_checkpoint(network: Any, what: str, path: Path) -> None:
-    import timm.models
-    from safetensors import SafetensorError
-
-    if not path.is_file():
-        raise EncoderError(f"{what}: there is no checkpoint {path}; pass the path of its weights file")
-    try:
-        weights = timm.models.load_state_dict(str(path), device="cpu", weights_only=True)
-        missing, unexpected = network.load_state_dict(weights, strict=False)
-    except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EncoderError(f"{what}: {path} does not fit ({reason}); pass that model's weights") from error
-    if missing:
-        raise EncoderError(
-            f"{what}: {path} lacks {len(missing)} of its weights ({', '.join(missing[:3])}, ...) and "
-            f"holds {len(unexpected)} others; pass weights of exactly that model, in timm's naming"
-        )

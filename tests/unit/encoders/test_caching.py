@@ -169,7 +169,7 @@ def test_content_that_is_not_there_is_named(make_folder: FolderMaker) -> None:
 @pytest.mark.parametrize(
     ("modality", "name", "options", "message"),
     [
-        ("video", "anything", {}, "no 'video' encoders yet; there are encoders for text, image"),
+        ("audio", "anything", {}, "no 'audio' encoders yet; there are encoders for text, image, video"),
         ("text", "tfdif(dim=3)", {}, "unknown text encoder 'tfdif'; did you mean 'tfidf'"),
         ("image", "histograms", {}, "unknown image encoder 'histograms'; did you mean 'histogram'"),
         ("text", "tfidf(dims=3)", {}, "tfidf takes no argument 'dims'; did you mean 'dim'"),
@@ -187,7 +187,7 @@ def test_the_command_answers_without_a_traceback(make_folder: FolderMaker, capsy
     folder = str(make_folder(text=TEXTS).path)
     for arguments in (
         [folder, "--modality", "text", "--encoder", "tfidf(dim=5000)"],
-        [folder, "--modality", "video", "--encoder", "x"],
+        [folder, "--modality", "audio", "--encoder", "x"],
         [folder, "--modality", "text", "--encoder", WORDS, "--batch-size", "0"],
         [folder, "--modality", "text", "--encoder", WORDS, "--layer", "3"],
         [folder + "-missing", "--modality", "text", "--encoder", WORDS],

@@ -1,0 +1,223 @@
+"""Video encoders: models of pictures frame by frame (timm), of clips (transformers), and 3-D networks (torchvision).
+
+Frames are decoded with PyAV, a few per clip (`odmt.data.clips`, `odmt.data.sampling`). A clip that cannot be read is a
+missing modality with a reason, never a crash and never black frames.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from PIL import Image
+
+from odmt.data.clips import read_clip
+from odmt.data.sampling import FrameChoice
+from odmt.encoders import EncoderError
+from odmt.encoders.frozen import hash_weights
+from odmt.encoders.hub import load_model, load_processor
+from odmt.encoders.network import FilePreparation, Network, Scaling, all_real
+from odmt.encoders.pooling import FRAME_POOLS
+from odmt.encoders.processing import Processed
+from odmt.encoders.timm_models import create_timm, preprocessing_of, timm_tokens
+from odmt.encoders.torchvision_video import TorchvisionResize, create_torchvision, torchvision_map
+from odmt.types import Float, Tensor, Tokens
+
+__all__ = ["TimmFrames", "TorchvisionVideo", "TransformersVideo"]
+
+
+class _Frames(FilePreparation):
+    """Decode the chosen frames of clips, [frames, height, width, 3] bytes, and let `process` bring them to size."""
+
+    def __init__(self, choice: FrameChoice, process: Callable[[np.ndarray], Tensor], *, side: int) -> None:
+        super().__init__()
+        self.choice, self.process, self.side = choice, process, side
+        self.varies = choice.how == "random"
+
+    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
+        return self.process(read_clip(path, frames=self.choice, side=self.side, rng=rng).frames)
+
+
+class _OfFrames(Network):
+    """What networks share that read frames of clips."""
+
+    def __init__(self, name: str, *, frames: int, sample: str, stride: int) -> None:
+        super().__init__()
+        self.name = name
+        try:
+            self.choice = FrameChoice(frames, sample, stride)
+        except ValueError as error:
+            raise EncoderError(f"video encoder {name!r}: {error}") from error
+
+    def recipe(self) -> dict[str, Any]:
+        return {
+            "method": self.method(),
+            "weights": hash_weights(self.model),
+            "frames": {"number": self.choice.frames, "sample": self.choice.how, "stride": self.choice.stride},
+        }
+
+    @abstractmethod
+    def method(self) -> str:
+        """Say in words how tokens are made."""
+
+    def example(self) -> dict[str, Tensor]:
+        """Make the inputs of a clip of nothing."""
+        assert isinstance(self.preparation, _Frames)
+        side = self.preparation.side
+        return {"pixels": self.preparation.process(np.zeros((self.choice.frames, side, side, 3), np.uint8))[None]}
+
+
+class TimmFrames(_OfFrames):
+    """Read the frames of a clip one by one with any timm model, and join their summaries.
+
+    frames, sample, stride: which frames, see `odmt.data.sampling.FrameChoice`.
+    pool: "none", a token per frame; "mean", one token; "attention" or "transformer", one token by a layer that is
+        trained with the recommender (`odmt.encoders.pooling`), and which stored features cannot have.
+    pretrained, checkpoint: as of `odmt.encoders.image.TimmImage`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        frames: int = 8,
+        sample: str = "uniform",
+        stride: int = 1,
+        pool: str = "mean",
+        pretrained: bool = True,
+        checkpoint: str = "",
+    ) -> None:
+        drawn = "" if pretrained or checkpoint else ", pretrained=False"
+        super().__init__(f"{model}(pool={pool!r}{drawn})", frames=frames, sample=sample, stride=stride)
+        if pool not in FRAME_POOLS:
+            raise EncoderError(f"video encoder {model!r}: pool={pool!r} is none of {', '.join(FRAME_POOLS)}")
+        self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, modality="video")
+        self.width = int(self.model.num_features)
+        self.preprocessing, resize = preprocessing_of(self.model)
+        # Twice the input size leaves the model's own resizing its filter.
+        side = 2 * max(self.preprocessing["input_size"][1:])
+        self.preparation = _Frames(self.choice, _EachFrame(resize), side=side)
+        self.scale = Scaling(self.preprocessing["mean"], self.preprocessing["std"])
+        self.pooling, self.pool = FRAME_POOLS[pool](self.width, frames), pool
+
+    def method(self) -> str:
+        if any(True for _ in self.pooling.parameters()):
+            raise EncoderError(
+                f"pool={self.pool!r} is trained with a recommender; features are stored with pool='mean' or 'none'"
+            )
+        return f"timm {type(self.model).__name__}, summary of each frame, pool {self.pool}"
+
+    def recipe(self) -> dict[str, Any]:
+        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in self.preprocessing.items()}
+        return {**super().recipe(), "preprocessing": settings}
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
+        """Encode clips of bytes, [clips, frames, 3, height, width], into [clips, 1 or frames, width]."""
+        clips, frames = inputs["pixels"].shape[:2]
+        summaries = timm_tokens(self.model, self.scale(inputs["pixels"].flatten(0, 1)))[:, 0]
+        return all_real(self.pooling(summaries.unflatten(0, (clips, frames))))
+
+
+class _EachFrame:
+    def __init__(self, resize: Callable[[Image.Image], Tensor]) -> None:
+        self.resize = resize
+
+    def __call__(self, frames: np.ndarray) -> Tensor:
+        return torch.stack([self.resize(Image.fromarray(frame)) for frame in frames])
+
+
+class TorchvisionVideo(_OfFrames):
+    """Read a clip with a 3-D network of torchvision: r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v1_b, mvit_v2_s, swin3d_t,
+    swin3d_s, swin3d_b.
+
+    Tokens are a summary (the class token, or the mean of the last map), then the mean of each step in time.
+    Resizing, cropping and scaling are those of the weights. `pretrained` downloads weights of Kinetics-400;
+    `checkpoint` takes a local file (.safetensors, .pth) instead; with neither they are drawn from seed 0.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        frames: int = 16,
+        sample: str = "uniform",
+        stride: int = 1,
+        pretrained: bool = True,
+        checkpoint: str = "",
+    ) -> None:
+        name = model if pretrained or checkpoint else f"{model}(pretrained=False)"
+        super().__init__(name, frames=frames, sample=sample, stride=stride)
+        self.model, preset, self.width = create_torchvision(
+            model, pretrained=pretrained, checkpoint=checkpoint, frames=frames
+        )
+        self.preparation = _Frames(self.choice, TorchvisionResize(preset), side=2 * max(preset.resize_size))
+        self.scale = Scaling(preset.mean, preset.std)
+        self.preset = {"crop": list(preset.crop_size), "resize": list(preset.resize_size)}
+
+    def method(self) -> str:
+        return f"torchvision {type(self.model).__name__}, summary, then each step in time"
+
+    def recipe(self) -> dict[str, Any]:
+        scale = {"mean": self.scale.mean.flatten().tolist(), "std": self.scale.deviation.flatten().tolist()}
+        return {**super().recipe(), "preprocessing": {**self.preset, **scale}}
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
+        """Encode clips of bytes, [clips, frames, 3, height, width], into [clips, 1 + steps, width]."""
+        return all_real(torchvision_map(self.model, rearrange(self.scale(inputs["pixels"]), "n t c h w -> n c t h w")))
+
+
+class TransformersVideo(_OfFrames):
+    """Read a clip with a model of transformers (VideoMAE, TimeSformer, ViViT, V-JEPA 2, X-CLIP), of a hub name or of a
+    folder.
+
+    Tokens are a summary (the class token, or the mean of all), then the mean of each step in time; of X-CLIP its vector
+    of the clip. `frames` 0 takes as many as the model was trained on. What its pixels are is decided by its own
+    processor.
+    """
+
+    def __init__(self, model: str, *, frames: int = 0, sample: str = "uniform", stride: int = 1) -> None:
+        whole, name = load_model(model, "video")
+        config: Any = whole.config
+        of_frames = config.vision_config if config.model_type == "xclip" else config
+        trained = getattr(of_frames, "num_frames", None) or getattr(of_frames, "frames_per_clip", None)
+        super().__init__(name, frames=frames or int(trained or 16), sample=sample, stride=stride)
+        self.model = whole
+        self.kind: str = config.model_type
+        self.width = int(config.projection_dim if self.kind == "xclip" else config.hidden_size)
+        processed = Processed(load_processor(model, "video"))
+        self.processor_hash = processed.identity()
+        self.preparation = _Frames(self.choice, processed.clip, side=processed.side())
+        self.scale = processed.scale
+
+    def method(self) -> str:
+        return f"transformers {type(self.model).__name__}, summary, then each step in time"
+
+    def recipe(self) -> dict[str, Any]:
+        return {**super().recipe(), "processor": self.processor_hash}
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
+        """Encode clips, [clips, frames, 3, height, width], into [clips, tokens, width]."""
+        pixels = self.scale(inputs["pixels"])
+        if self.kind == "xclip":
+            return all_real(self.model.get_video_features(pixel_values=pixels).pooler_output[:, None])
+        if self.kind == "vjepa2":
+            found = self.model(pixel_values_videos=pixels, skip_predictor=True).last_hidden_state
+        else:
+            found = self.model(pixel_values=pixels).last_hidden_state
+        return all_real(self._over_time(found))
+
+    def _over_time(self, found: Float[Tensor, "clips tokens width"]) -> Float[Tensor, "clips steps width"]:
+        """Average the places of each step in time, behind the summary."""
+        has_class = self.kind in ("timesformer", "vivit")
+        places = found[:, 1:] if has_class else found
+        tube = getattr(self.model.config, "tubelet_size", 1)
+        steps = self.choice.frames // int(tube[0] if isinstance(tube, list | tuple) else tube)
+        # TimeSformer keeps the frames of a place side by side, others the places of a frame
+        order = "n (p t) w -> n t w" if self.kind == "timesformer" else "n (t p) w -> n t w"
+        summary = found[:, :1] if has_class else found.mean(dim=1, keepdim=True)
+        return torch.cat([summary, reduce(places, order, "mean", t=steps)], dim=1)
