@@ -20,7 +20,7 @@ from odmt.components import BACKBONES, CONTENT, CONTEXT, ENSEMBLES, FIXED, FUSIO
 from odmt.data.manifest import MODALITIES
 from odmt.flags import ConfigError, check_names, find_overlay, load_flags, read_flags
 from odmt.settings import DataConfig, DistillConfig, Experiment, ModelConfig, TrainConfig
-from odmt.spec import did_you_mean, parse_call
+from odmt.spec import SpecError, did_you_mean, parse_call
 
 __all__ = [
     "ConfigError",
@@ -56,10 +56,10 @@ SETTINGS = dict(_leaves(Experiment("")))
 COMMAND_LINE_ONLY = ("ablation", "config", "overwrite", "resume")
 AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("data.length", "model.dim", "train.epochs", "train.batch_size", "train.log_every"), 1),
-    **dict.fromkeys(("distill.temperature", "train.lr"), 1e-12),
+    **dict.fromkeys(("distill.temperature", "train.lr", "train.encoder_lr"), 1e-12),
     **dict.fromkeys(("seed", "data.workers", "model.id_min_count", "distill.weight", "distill.ramp_epochs"), 0),
-    **dict.fromkeys(("train.weight_decay", "train.warmup_steps", "train.clip"), 0),
-    **dict.fromkeys(("train.patience", "train.eval_users"), 0),
+    **dict.fromkeys(("train.weight_decay", "train.encoder_weight_decay", "train.warmup_steps", "train.clip"), 0),
+    **dict.fromkeys(("train.patience", "train.eval_users", "train.encode_chunk"), 0),
 }
 
 
@@ -128,6 +128,7 @@ def check(experiment: Experiment) -> None:
     if model.id_init not in (starts := ["random", "mean", *(name for name in model.streams if name != "id")]):
         raise ConfigError(f"model.id_init={model.id_init!r} is unknown; {did_you_mean(model.id_init, starts)}")
     _check_features(experiment)
+    _check_encoders(model)
     _check_component(model.backbone, BACKBONES, "backbone")
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_component(model.similarity, SIMILARITIES, "similarity")
@@ -157,6 +158,25 @@ def _check_features(experiment: Experiment) -> None:
         for name in names:
             if name not in there:
                 raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, known)}")
+
+
+def _check_encoders(model: ModelConfig) -> None:
+    """Check what is trained from raw content; that its weights are to be had shows when they are loaded."""
+    from odmt.encoders import EncoderError, parse_encoder
+
+    for name, (encoder, policy) in model.encoders_of_streams().items():
+        if name not in MODALITIES:
+            raise ConfigError(
+                f"model.encoders names {name!r}, and only modalities have content; {did_you_mean(name, MODALITIES)}"
+            )
+        try:
+            parse_encoder(name, encoder)
+            if policy != "frozen":
+                from odmt.encoders.policies import parse_policy  # brings torch, which --help can do without
+
+                parse_policy(policy)
+        except (EncoderError, SpecError) as error:
+            raise ConfigError(f"model.encoders: {name}={encoder} @ {policy}: {error}") from error
 
 
 def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from odmt.items import ItemEncoder
-from odmt.types import Features, Float, Fusion, Int, Tensor
+from odmt.types import Contents, Float, Fusion, Int, Tensor
 
 __all__ = ["ItemEmbedding", "TiedHead", "rows_of"]
 
@@ -57,7 +57,7 @@ class ItemEmbedding(nn.Module):
 
     def __init__(
         self,
-        features: Features,
+        features: Contents,
         dim: int,
         *,
         streams: tuple[str, ...] = (),

@@ -10,16 +10,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from odmt.catalogue import encode_all
 from odmt.components import FIXED, FUSIONS, JOINS, RESERVED
-from odmt.data.tokens import by_length
 from odmt.fusion import mean_of_tokens
 from odmt.id_table import start_of_ids
 from odmt.joins import Join
+from odmt.live import EncodedFeatures, in_chunks, tokens_of
 from odmt.parts import item_parts
 from odmt.spec import parse_call
-from odmt.types import Features, Fusion, Int, Streams, Tensor, Tokens
+from odmt.types import Contents, Fusion, Int, Raw, Streams, Tensor, Tokens
 
 __all__ = ["ItemEncoder", "build_component", "checked_module", "evaluating", "items_apart"]
+
+
+STORED_CHUNK, LIVE_CHUNK = 2048, 64
+"""Items of a catalogue that are encoded at a time, from stored features and from pixels."""
 
 
 class ItemEncoder(nn.Module):
@@ -35,6 +40,8 @@ class ItemEncoder(nn.Module):
         item has.
     id_min_count: ids of items with fewer training events are hidden, in training and after it.
     item_counts: [num_items + 1] how often each item occurs in training; `id_min_count` needs it.
+    encoders: per modality whose content `features` gives raw, what makes tokens of it (`odmt.encoders.policies`).
+    chunk: items that pass the encoders at a time in training; see `odmt.live`. 0 lets all of a batch pass at once.
     start: whether parameters that start from content are set so, which reads the catalogue's; without it the model is
         good for nothing but to load weights into.
 
@@ -44,7 +51,7 @@ class ItemEncoder(nn.Module):
 
     def __init__(
         self,
-        features: Features,
+        features: Contents,
         *,
         streams: Sequence[str] = (),
         dim: int = 128,
@@ -55,18 +62,26 @@ class ItemEncoder(nn.Module):
         id_min_count: int = 0,
         item_counts: np.ndarray | None = None,
         dropout: float = 0.1,
+        encoders: Mapping[str, nn.Module] | None = None,
+        chunk: int = 0,
         start: bool = True,
     ) -> None:
         super().__init__()
         self.inputs = _checked_streams(streams, features)
         self.modalities = tuple(name for name in self.inputs if name != "id")
         self.features = features
+        self.encoders = nn.ModuleDict(encoders or {})
+        self.chunk = chunk
+        if further := self.encoders.keys() - set(self.modalities):
+            raise ValueError(f"there is an encoder of {min(further)!r}, but the streams are: {', '.join(self.inputs)}")
+        starting = EncodedFeatures(features, self.encoders)
         self.num_items = features.num_items
         self.hide = _checked_rates(hide or {}, self.inputs)
         if "id" in self.inputs:
-            self.id_table = start_of_ids(id_init, features, dim, start=start)
+            self.id_table = start_of_ids(id_init, starting, dim, start=start)
         elif id_init != "random":
             raise ValueError(f"id_init={id_init!r}, but 'id' is not among the streams {', '.join(self.inputs)}")
+        self.unreadable: dict[str, dict[int, str]] = {}
         self.id_known: Tensor
         self.register_buffer("id_known", _known(item_counts, id_min_count, self.num_items))
         self.stands_in = bool(self.hide.get("id") or id_min_count)
@@ -79,7 +94,7 @@ class ItemEncoder(nn.Module):
         made = build_component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
         self.fusion = checked_module(made, "fusion")
         if start and isinstance(fusion, str) and (start_from := getattr(self.fusion, "start_from", None)):
-            start_from(features)  # a module of the caller's may be trained already
+            start_from(starting)  # a module of the caller's may be trained already
         fused: tuple[str, ...] = tuple(self.fusion.streams)  # pyright: ignore[reportArgumentType]
         self.join: Join | None = (
             None if join == "none" else build_component(join, JOINS, "join", {"dim": dim, "streams": fused})
@@ -94,17 +109,23 @@ class ItemEncoder(nn.Module):
     def device(self) -> torch.device:
         return self.id_known.device
 
-    def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens] | None = None) -> Streams:
-        """Turn items (global ids) into one vector per stream, [items, dim]; `content` saves reading their features
-        again.
-        """
+    def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens | Raw] | None = None) -> Streams:
+        """Turn items (global ids) into one vector per stream, [items, dim]; `content` saves reading it again."""
+        if content is None:
+            wanted = items.cpu().numpy()
+            content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
+        raw = any(isinstance(given, Raw) for given in content.values())
+        if raw and self.chunk and torch.is_grad_enabled():
+            return in_chunks(self._encoded, items, content, self.chunk)
         return self._encoded(items, content)
 
-    def _encoded(self, items: Tensor, content: Mapping[str, Tokens] | None) -> Streams:
-        if content is None:
-            content = self._content(items)
-        dtype = next(self.parameters()).dtype
-        tokens = {name: Tokens(given.values.to(dtype), given.mask) for name, given in content.items()}
+    def _tokens(self, content: Mapping[str, Tokens | Raw]) -> dict[str, Tokens]:
+        encoders: Mapping[str, nn.Module] = dict(self.encoders.items())
+        return {name: tokens_of(given, encoders.get(name), self.device) for name, given in content.items()}
+
+    def _encoded(self, items: Tensor, content: Mapping[str, Tokens | Raw]) -> Streams:
+        dtype = next(parameter.dtype for name, parameter in self.named_parameters() if not name.startswith("encoders."))
+        tokens = {name: Tokens(given.values.to(dtype), given.mask) for name, given in self._tokens(content).items()}
         tokens = {name: self._ids(items) if name == "id" else tokens[name] for name in self.inputs}
         if self.training and self.hide:
             tokens = self._hidden(tokens)
@@ -113,24 +134,16 @@ class ItemEncoder(nn.Module):
         made = [self._fuse(part) for part in item_parts(tokens)]
         return {name: torch.cat([vectors[name] for vectors in made]) for name in self.vectors}
 
-    def _content(self, items: Tensor) -> dict[str, Tokens]:
-        wanted = items.cpu().numpy()
-        return {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
-
     @torch.inference_mode()
-    def encode_catalogue(self, chunk: int = 2048) -> Streams:
+    def encode_catalogue(self, chunk: int = 0, **sharing: Any) -> Streams:
         """Encode every item once, without dropout: per stream [num_items + 1, dim], row 0 (padding) zero.
 
-        Chunks are cut from the catalogue in the order of lengths, so the numbers do not depend on who asks for them.
+        chunk: items encoded at a time; by default as many as memory bears. sharing: as of `odmt.catalogue.encode_all`.
+        What could not be read is kept in `unreadable`.
         """
-        ids = 1 + torch.from_numpy(by_length(self.features, self.modalities, np.arange(1, self.num_items + 1)))
-        tables: dict[str, Tensor] = {}
+        chunk = chunk or (LIVE_CHUNK if self.encoders else STORED_CHUNK)
         with evaluating(self):
-            for some in ids.to(self.device).split(chunk):
-                for name, vectors in self._encoded(some, None).items():
-                    if name not in tables:  # filled as it comes: a large catalogue's is too large to hold twice
-                        tables[name] = vectors.new_zeros(self.num_items + 1, vectors.shape[1])
-                    tables[name][some] = vectors
+            tables, self.unreadable = encode_all(self, self._encoded, chunk=chunk, **sharing)
         return tables
 
     def _ids(self, items: Tensor) -> Tokens:
@@ -175,14 +188,17 @@ class ItemEncoder(nn.Module):
         return Tokens(values, torch.ones_like(ids.mask))
 
 
-def items_apart(features: Features, settings: Mapping[str, Any], read: Mapping[str, str]) -> dict[str, ItemEncoder]:
+def items_apart(
+    features: Contents, settings: Mapping[str, Any], read: Mapping[str, str], encoders: nn.ModuleDict
+) -> dict[str, ItemEncoder]:
     """Make an encoder of its own for each head, of the same settings, and check that nothing of it is left unread.
 
-    read: which stream each head reads.
+    read: which stream each head reads. encoders: of raw content, which all heads share.
     """
     if not isinstance(settings["fusion"], str):
         raise ValueError("own_items: a fusion that is a module cannot be made once more; name it as a component call")
-    made = {head: ItemEncoder(features, **settings) for head in read}
+    starting = EncodedFeatures(features, encoders)
+    made = {head: ItemEncoder(starting, **settings) for head in read}
     for head, encoder in made.items():
         whole = encoder.vectors if len(encoder.vectors) == 1 else ()
         if encoder.join is not None:
@@ -221,7 +237,7 @@ def checked_module(made: object, what: str) -> nn.Module:
     return made
 
 
-def _checked_streams(streams: Sequence[str], features: Features) -> tuple[str, ...]:
+def _checked_streams(streams: Sequence[str], features: Contents) -> tuple[str, ...]:
     known = ("id", *features.widths)
     for name in streams or known:
         if name not in known:

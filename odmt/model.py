@@ -21,7 +21,7 @@ from odmt.items import ItemEncoder, build_component, checked_module, evaluating,
 from odmt.parts import user_parts
 from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares
 from odmt.softmax import softmax_loss
-from odmt.types import Backbone, Batch, Bool, Features, Float, Fusion, Int, Streams, Tensor, Tokens
+from odmt.types import Backbone, Batch, Bool, Contents, Float, Fusion, Int, Raw, Streams, Tensor, Tokens
 
 __all__ = ["ODMT"]
 
@@ -48,12 +48,12 @@ class ODMT(ItemEncoder):
     item_counts: [num_items + 1] how often each item occurs in training, for the popularity correction of the ranking
         loss and the drawing of items; without it no correction is made and items are drawn uniformly.
     length: longest history that will be read.
-    id_init, hide, id_min_count, start: see `odmt.items.ItemEncoder`.
+    id_init, hide, id_min_count, encoders, chunk, start: see `odmt.items.ItemEncoder`.
     """
 
     def __init__(
         self,
-        features: Features,
+        features: Contents,
         *,
         streams: Sequence[str] = (),
         dim: int = 128,
@@ -73,17 +73,19 @@ class ODMT(ItemEncoder):
         id_init: str = "random",
         hide: Mapping[str, float] | None = None,
         id_min_count: int = 0,
+        encoders: Mapping[str, nn.Module] | None = None,
+        chunk: int = 0,
         start: bool = True,
     ) -> None:
         hiding = {"hide": hide, "id_min_count": id_min_count, "item_counts": item_counts}
         items: dict[str, Any] = {"streams": streams, "dim": dim, "dropout": dropout, "fusion": fusion, "join": join}
         items |= {"id_init": id_init, "start": start, **hiding}
-        super().__init__(features, **items)
+        super().__init__(features, encoders=encoders, chunk=chunk, **items)
         self.length = length
         first = self.vectors if self.join is None else (*self.join.kept, self.join.at)
         self.read_again = {head: stream for head, (stream, _) in (further_heads or {}).items()}
         """Which stream each further head reads."""
-        self.apart = nn.ModuleDict(items_apart(features, items, self.read_again) if own_items else {})
+        self.apart = nn.ModuleDict(items_apart(features, items, self.read_again, self.encoders) if own_items else {})
         self.streams = (*first, *self.read_again)
         """Streams that score: one ranking loss each, and what the ensemble combines."""
         at_user = self.join is not None and self.join.at == "user"
@@ -121,21 +123,21 @@ class ODMT(ItemEncoder):
         self.log_share: Tensor
         self.register_buffer("log_share", torch.from_numpy(self.draw_shares).log().float(), persistent=False)
 
-    def _encoded(self, items: Tensor, content: Mapping[str, Tokens] | None) -> Streams:
-        content = self._content(items) if content is None else content
+    def _encoded(self, items: Tensor, content: Mapping[str, Tokens | Raw]) -> Streams:
+        content = self._tokens(content)
         vectors = dict(super()._encoded(items, content))
         for head, encoder in self.apart.items():
             assert isinstance(encoder, ItemEncoder)
             vectors[head] = encoder.encode(items, content)[self.read_again[head]]
         return {name: self.similarity(made) for name, made in vectors.items()}
 
-    def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens] | None = None) -> Streams:
+    def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens | Raw] | None = None) -> Streams:
         """Turn items (global ids) into one vector per stream, [items, dim], as the backbones and scores take them."""
         return self._again(super().encode(items, content))
 
-    def encode_catalogue(self, chunk: int = 2048) -> Streams:
-        """Encode every item once, without dropout: per stream [num_items + 1, dim], row 0 (padding) zero."""
-        return self._again(super().encode_catalogue(chunk))
+    def encode_catalogue(self, chunk: int = 0, **sharing: Any) -> Streams:
+        """Encode every item once, as `odmt.items.ItemEncoder` does."""
+        return self._again(super().encode_catalogue(chunk, **sharing))
 
     def _again(self, vectors: Streams) -> Streams:
         shared = {head: vectors[stream] for head, stream in self.read_again.items() if head not in self.apart}

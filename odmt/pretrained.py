@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from odmt.config import Experiment, parse, to_yaml
-from odmt.data.features import ItemFeatures, open_features
+from odmt.data.features import ItemFeatures
 from odmt.data.format import Dataset
 from odmt.distill import DistillationGraph
+from odmt.encoders.contents import LiveFeatures
+from odmt.encoders.policies import TrainedEncoder
+from odmt.inputs import encoders_of, features_of
 from odmt.model import ODMT
 from odmt.run_folder import write_whole
-from odmt.types import Features
+from odmt.types import Contents, Features
 
-__all__ = ["build_model", "features_of", "from_pretrained", "load_weights", "save_pretrained", "save_weights"]
-
-
-def features_of(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
-    """Open the features that an experiment reads; settings of modalities that it leaves out do not concern it."""
-    modalities = [name for name in experiment.model.streams if name != "id"]
-    select, limits = experiment.data.selected_features(), experiment.data.token_limits()
-    return open_features(
-        dataset,
-        modalities,
-        select={name: key for name, key in select.items() if name in modalities},
-        max_tokens={name: limit for name, limit in limits.items() if name in modalities},
-    )
+__all__ = ["build_model", "from_pretrained", "load_weights", "save_pretrained", "save_weights"]
 
 
 def build_model(
-    experiment: Experiment, features: Features, *, item_counts: np.ndarray | None = None, start: bool = True
+    experiment: Experiment,
+    features: Contents,
+    *,
+    item_counts: np.ndarray | None = None,
+    encoders: Mapping[str, nn.Module] | None = None,
+    start: bool = True,
 ) -> ODMT:
-    """Build the model that `experiment` describes over `features`, with fresh parameters; `start` as of `ODMT`."""
+    """Build the model that `experiment` describes over `features`, with fresh parameters.
+
+    encoders: of `odmt.inputs.encoders_of`, where it trains any. start: as of `ODMT`.
+    """
     settings, distill = experiment.model, experiment.distill
     graph = DistillationGraph(*distill.graph, temperature=distill.temperature, loss=distill.loss, detach=distill.detach)
     return ODMT(
@@ -60,32 +61,52 @@ def build_model(
         id_init=settings.id_init,
         hide=settings.hide_rates(),
         id_min_count=settings.id_min_count,
+        encoders=encoders,
+        chunk=experiment.train.encode_chunk,
         start=start,
     )
 
 
 def save_pretrained(model: ODMT, experiment: Experiment, folder: str | Path) -> None:
-    """Write `model.safetensors` and `experiment.yaml` into `folder`, each whole or not at all."""
+    """Write `model.safetensors` and `experiment.yaml` into `folder`, each whole or not at all, and what describes the
+    encoders.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name, encoder in model.encoders.items():
+        assert isinstance(encoder, TrainedEncoder)
+        encoder.network.save(folder / "encoders" / name)
     save_weights(model, folder / "model.safetensors")
     write_whole(folder / "experiment.yaml", to_yaml(experiment))
 
 
-def from_pretrained(folder: str | Path, features: Features) -> ODMT:
-    """Build the model saved in `folder` over `features`, those of the catalogue and encoders it was trained on.
+def from_pretrained(folder: str | Path, features: Features | Dataset) -> ODMT:
+    """Build the model saved in `folder` over `features`, those of the catalogue and encoders it was trained on, or over
+    a dataset, of which it reads what it was trained to read.
 
     Stored features are read as far as in training (`data.max_tokens`), whatever limits `features` has, and refused
-    where another encoder made them.
+    where another encoder made them. A model with encoders of its own takes the dataset.
     """
     folder = Path(folder)
     saved = folder / "experiment.yaml"
     experiment = parse(["--config", str(saved)], configs=folder)
-    if isinstance(features, ItemFeatures):
+    encoders = encoders_of(experiment, saved=folder / "encoders")
+    if encoders and not isinstance(features, Dataset):
+        raise ValueError(
+            f"the model in {folder} encodes {' and '.join(encoders)} by itself; pass the dataset, as "
+            "odmt.data.format.open_dataset gives it, in place of features"
+        )
+    contents: Contents
+    if isinstance(features, Dataset):
+        contents = features_of(experiment, features, encoders)
+    elif isinstance(features, ItemFeatures):
         limits = {name: n for name, n in experiment.data.token_limits().items() if name in features.widths}
-        features = features.limited(limits)
+        contents = features.limited(limits)
+    else:
+        contents = features
     # how often items occurred is saved with the weights, as far as it is still needed
-    model = build_model(experiment, features, item_counts=np.ones(features.num_items + 1, dtype=np.int64), start=False)
+    counts = np.ones(contents.num_items + 1, dtype=np.int64)
+    model = build_model(experiment, contents, item_counts=counts, encoders=encoders, start=False)
     load_weights(model, folder / "model.safetensors")
     return model.eval()
 
@@ -132,9 +153,9 @@ def load_weights(model: ODMT, path: Path) -> None:
     model.load_state_dict(saved)
 
 
-def _keys(features: Features) -> dict[str, str]:
+def _keys(features: Contents) -> dict[str, str]:
     """Name the stored features that `features` reads; arrays have no name."""
-    keys = features.keys if isinstance(features, ItemFeatures) else {}
+    keys = features.keys if isinstance(features, ItemFeatures | LiveFeatures) else {}
     return {name: key for name, key in keys.items() if key}
 
 

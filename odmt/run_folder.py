@@ -36,6 +36,7 @@ class RunFolder:
         self.model = path / "model"
         self.test_ranks = path / "test_ranks.npz"
         self.result = path / "result.json"
+        self.unreadable = path / "unreadable.json"
         self.lock = path / ".lock"
 
     def claim(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
@@ -73,6 +74,16 @@ class RunFolder:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"{self.path} is being written by another process; wait for it, or use --name") from error
+
+    def write_unreadable(self, files: Mapping[str, Mapping[str, str]]) -> str:
+        """List the files that could not be read, {modality: {file: reason}}; return what to tell of them."""
+        write_whole(self.unreadable, json.dumps(files, indent=2, ensure_ascii=False) + "\n")
+        counts = ", ".join(f"{len(reasons):,} of {modality}" for modality, reasons in files.items())
+        first, reason = next((file, why) for reasons in files.values() for file, why in reasons.items())
+        return (
+            f"could not be read: {counts}, such as {first} ({reason}); those items lack the modality. "
+            f"All are listed in {self.unreadable}"
+        )
 
     def weights_of(self, epoch: int) -> Path:
         """Name the weights kept of an epoch that was the best when it ended."""

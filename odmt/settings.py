@@ -50,6 +50,10 @@ class ModelConfig:
     streams: tuple[str, ...] = ("id", "text")
     """What an item is seen through: id, any modality with features, and further ones that --data.features names; each
     is a head unless the fusion or the join makes one of them."""
+    encoders: tuple[str, ...] = ()
+    """Encoders that are trained with the rest, from raw content, as STREAM=ENCODER @ POLICY: "image=resnet18 @ top(2)".
+    Policies: full (also without one); top(2), the last two blocks; lora(r=8); frozen-live; frozen, which reads what
+    that encoder has stored."""
     dim: int = 128
     """Width of item vectors and user states."""
     fusion: str = "imt(layers=2, heads=2)"
@@ -85,6 +89,16 @@ class ModelConfig:
     """Share of a batch's items that are trained on without a stream, as STREAM=RATE: id=0.2 text=0.1."""
     id_min_count: int = 0
     """Ids of items with fewer training events are hidden; their content stands in."""
+
+    def encoders_of_streams(self) -> dict[str, tuple[str, str]]:
+        """Read `encoders` as {stream: (encoder, policy)}."""
+        pairs = read_pairs(self.encoders, "model.encoders", '"image=resnet18 @ top(2)"')
+        found = {}
+        for stream, text in pairs.items():
+            # an @ within brackets or quotes is part of a path
+            encoder, at, policy = text.rpartition(" @ ")
+            found[stream] = (encoder.strip(), policy.strip()) if at else (text.strip(), "full")
+        return found
 
     def backbones_of_streams(self) -> dict[str, str]:
         """Read `stream_backbones` as {stream: component call}."""
@@ -149,6 +163,13 @@ class TrainConfig:
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
     """Weight decay of AdamW."""
+    encoder_lr: float = 1e-4
+    """Peak learning rate of the encoders' parameters."""
+    encoder_weight_decay: float = 0.01
+    """Weight decay of the encoders' parameters."""
+    encode_chunk: int = 64
+    """Items that pass the encoders at a time in training, each chunk once more in the backward pass, so that memory
+    does not grow with the batch; 0 lets all of a batch pass at once, which is faster where memory bears it."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"

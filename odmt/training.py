@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
@@ -29,18 +29,17 @@ from odmt.config import Experiment, TrainConfig
 from odmt.data.format import find_dataset, open_dataset
 from odmt.data.loading import UserBatches, training_loader
 from odmt.data.splits import LeaveTwoOut
-from odmt.evaluate import metrics, popularity_ranks, ranks
+from odmt.encoders.last_read import naming_files
+from odmt.evaluate import metrics, popularity_ranks
+from odmt.inputs import encoders_of, features_of, unreadable_files
 from odmt.launch import start
 from odmt.model import ODMT
-from odmt.pretrained import build_model, features_of, load_weights, save_pretrained, save_weights
+from odmt.pretrained import build_model, load_weights, save_pretrained, save_weights
 from odmt.run_folder import RunFolder, flat, write_whole
 from odmt.schedules import distillation_weight, learning_rate
-from odmt.types import Questions, Streams, Tensor
+from odmt.validation import SELECTED_BY, evaluate, reduced, validate, validation_users
 
-__all__ = ["Progress", "evaluate", "fit", "run"]
-
-SELECTED_BY = "NDCG@10"
-"""The epoch is chosen by this metric of the ensemble on validation; the test set is scored once, at the end."""
+__all__ = ["Progress", "fit", "run"]
 
 
 @dataclass
@@ -70,8 +69,9 @@ def run(experiment: Experiment) -> Path:
     dataset = open_dataset(find_dataset(experiment.dataset, experiment.data.root))
     set_seed(experiment.seed)
     split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
-    features = features_of(experiment, dataset)
-    model = build_model(experiment, features, item_counts=split.item_counts())
+    encoders = encoders_of(experiment)
+    features = features_of(experiment, dataset, encoders)
+    model = build_model(experiment, features, item_counts=split.item_counts(), encoders=encoders)
     set_seed(experiment.seed, device_specific=True)  # models start alike everywhere, but each process drops its own
     folder = RunFolder(experiment.folder)
     if accelerator.is_main_process:  # only now: what was asked for can be done
@@ -115,7 +115,7 @@ def fit(
         draws=model.loss.draws,
         shares=model.draw_shares,
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(_groups(model, settings), fused=True)
     schedule = LambdaLR(optimizer, partial(learning_rate, settings=settings, steps=settings.epochs * len(batches)))
     if settings.compile:
         compile_blocks(model)
@@ -126,7 +126,7 @@ def fit(
         progress = _resume(accelerator, folder)
     if experiment.trackers:
         accelerator.init_trackers(experiment.folder.name, config=flat(asdict(experiment)))
-    questions = split.questions("valid", _validation_users(split, settings, experiment.seed))
+    questions = split.questions("valid", validation_users(split, settings, experiment.seed))
 
     while not progress.is_over(settings):
         started = time.monotonic()
@@ -134,7 +134,9 @@ def fit(
         progress.epoch += 1
         distill_weight = distillation_weight(experiment.distill, progress.epoch)
         what = f"epoch {progress.epoch}/{settings.epochs}"
-        bar = tqdm(loader, desc=what, unit="step", disable=not accelerator.is_main_process)
+        bar = tqdm(
+            naming_files(loader), total=len(batches), desc=what, unit="step", disable=not accelerator.is_main_process
+        )
         wrapped.train()
         for number, batch in enumerate(bar, start=1):
             if experiment.distill.ramp_by == "step":
@@ -148,13 +150,16 @@ def fit(
             optimizer.zero_grad()
             progress.step += 1
             if progress.step % settings.log_every == 0 or number == len(batches):
-                values = {name: _reduce(accelerator, loss.detach(), "mean").item() for name, loss in losses.items()}
+                values = {name: reduced(accelerator, loss.detach(), "mean").item() for name, loss in losses.items()}
                 _stop_if_broken(values, progress)
                 bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
                 line = {"step": progress.step, "epoch": progress.epoch, "lr": schedule.get_last_lr()[0], "loss": values}
                 _log(accelerator, folder, line)
 
-        valid = _validate(model, questions, experiment, accelerator)
+        valid = validate(model, questions, experiment, accelerator)
+        broken = unreadable_files(model)
+        if broken and accelerator.is_main_process and not folder.unreadable.exists():
+            print(folder.write_unreadable(broken))
         if valid["ensemble"][SELECTED_BY] > progress.best_score:
             progress.best_epoch, progress.best_valid = progress.epoch, valid
             if accelerator.is_main_process:
@@ -170,49 +175,16 @@ def fit(
     return progress
 
 
-def _validate(
-    model: ODMT, questions: Questions, experiment: Experiment, accelerator: Accelerator
-) -> dict[str, Mapping[str, float]]:
-    """Fit the ensemble where it is fitted, and measure every head on validation."""
-    tables = model.encode_catalogue()
-    if refit := getattr(model.ensemble, "fit", None):
-        refit(partial(model.states, tables=tables), tables, questions, mask_history=experiment.train.mask_history)
-        for buffer in model.ensemble.buffers():
-            broadcast(buffer)  # machines need not round alike
-    return {name: metrics(r) for name, r in evaluate(model, questions, experiment, accelerator, tables).items()}
-
-
-def evaluate(
-    model: ODMT, questions: Questions, experiment: Experiment, accelerator: Accelerator, tables: Streams | None = None
-) -> dict[str, np.ndarray]:
-    """Rank the targets of `questions` with every head, shared among processes, in float32; `tables` of
-    `encode_catalogue` save making them again.
-    """
-    tables = tables or model.encode_catalogue()
-    found = ranks(
-        partial(model.states, tables=tables),
-        {name: tables[name] for name in model.streams},
-        questions,
-        combine=model.ensemble,
-        mask_history=experiment.train.mask_history,
-        repeats=experiment.train.repeats,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        progress=partial(tqdm, desc="evaluate", unit="tile", leave=False, disable=not accelerator.is_main_process),
-    )
-    if accelerator.num_processes == 1:
-        return found
-    device = accelerator.device
-    return {
-        head: _reduce(accelerator, torch.from_numpy(r).to(device), "sum").cpu().numpy() for head, r in found.items()
-    }
-
-
-def _validation_users(split: LeaveTwoOut, settings: TrainConfig, seed: int) -> np.ndarray:
-    """Choose the users who validate: all, or a fixed subset that every process and every resumed run draws alike."""
-    if not 0 < settings.eval_users < split.num_users:
-        return np.arange(split.num_users)
-    return np.sort(np.random.default_rng([seed, 1]).choice(split.num_users, settings.eval_users, replace=False))
+def _groups(model: ODMT, settings: TrainConfig) -> list[dict[str, Any]]:
+    """Give the parameters that are trained: those of encoders apart, with a learning rate and a decay of their own."""
+    of_encoders = {parameter for parameter in model.encoders.parameters() if parameter.requires_grad}
+    others = [p for p in model.parameters() if p.requires_grad and p not in of_encoders]
+    groups = [{"params": others, "lr": settings.lr, "weight_decay": settings.weight_decay}]
+    if of_encoders:
+        ordered = [p for p in model.encoders.parameters() if p in of_encoders]
+        apart = {"lr": settings.encoder_lr, "weight_decay": settings.encoder_weight_decay}
+        groups.append({"params": ordered, **apart})
+    return groups
 
 
 def _resume(accelerator: Accelerator, folder: RunFolder) -> Progress:
@@ -241,12 +213,6 @@ def _checkpoint(accelerator: Accelerator, folder: RunFolder, progress: Progress)
         write_whole(folder.partial_checkpoint / "progress.json", json.dumps(asdict(progress)))
         folder.add_checkpoint(epoch=progress.epoch, best_epoch=progress.best_epoch)
     accelerator.wait_for_everyone()
-
-
-def _reduce(accelerator: Accelerator, value: Tensor, how: str) -> Tensor:
-    reduced = accelerator.reduce(value, how)
-    assert isinstance(reduced, Tensor)
-    return reduced
 
 
 def _log(accelerator: Accelerator, folder: RunFolder, line: Mapping[str, Any]) -> None:

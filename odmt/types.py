@@ -19,15 +19,18 @@ __all__ = [
     "Backbone",
     "Batch",
     "Bool",
+    "Contents",
     "Features",
     "Float",
     "Fusion",
     "Int",
     "Questions",
+    "Raw",
     "Streams",
     "Tensor",
     "Tokens",
     "UInt8",
+    "Varying",
 ]
 
 Streams = Mapping[str, Tensor]
@@ -47,6 +50,32 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """Hold the content of some items in one modality as its encoder reads it, for models that train the encoder.
+
+    inputs: arrays by name, with a row for each item that has content, in order; none where no item has.
+    there: which items those are.
+    broken: for items whose content could not be read, their place among the items, and the reason.
+    """
+
+    inputs: Mapping[str, Tensor]
+    there: Bool[Tensor, " items"]
+    broken: Mapping[int, str]
+
+    def to(self, device: torch.device | str) -> Raw:
+        """Stay where it is: pixels go to a device as they are encoded, some items at a time."""
+        del device
+        return self
+
+    def part(self, items: slice) -> Raw:
+        """Give the content of consecutive items."""
+        first, last, _ = items.indices(len(self.there))
+        rows = slice(int(self.there[:first].sum()), int(self.there[:last].sum()))
+        broken = {place - first: reason for place, reason in self.broken.items() if first <= place < last}
+        return Raw({name: x[rows] for name, x in self.inputs.items()}, self.there[items], broken)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Hold some users' histories and each distinct item in them exactly once.
 
@@ -60,13 +89,13 @@ class Batch:
     counts: Int[Tensor, " candidates"]
     histories: Int[Tensor, "batch length"]
     mask: Bool[Tensor, "batch length"]
-    content: Mapping[str, Tokens]
+    content: Mapping[str, Tokens | Raw]
     draws: Int[Tensor, " candidates"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy every tensor to `device`."""
         given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        content = {name: tokens.to(device) for name, tokens in given.pop("content").items()}
+        content = {name: one.to(device) for name, one in given.pop("content").items()}
         moved = {name: x.to(device) for name, x in given.items() if x is not None}
         return Batch(**moved, content=content)
 
@@ -86,23 +115,49 @@ class Questions:
 
 
 @runtime_checkable
-class Features(Protocol):
-    """Give the stored token features of a catalogue; item 0 is padding and has none, real items are 1..num_items."""
+class Contents(Protocol):
+    """Give what a catalogue's items are: stored tokens, or raw content where the model trains the encoder.
+
+    Item 0 is padding and has none, real items are 1..num_items.
+    """
 
     @property
     def num_items(self) -> int: ...
 
     @property
     def widths(self) -> Mapping[str, int]:
-        """Feature width of every modality, in stream order."""
+        """Width of the tokens of every modality, in stream order."""
         ...
+
+    def gather(self, modality: str, items: np.ndarray | Sequence[int]) -> Tokens | Raw:
+        """Read the content of `items` (global ids)."""
+        ...
+
+    def count_tokens(self, modality: str, items: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Say how many tokens each of `items` has, [items], without reading them; of raw content, a number that will do
+        to sort by, 0 where there is none.
+        """
+        ...
+
+
+@runtime_checkable
+class Features(Contents, Protocol):
+    """Give the stored token features of a catalogue."""
 
     def gather(self, modality: str, items: np.ndarray | Sequence[int]) -> Tokens:
         """Read the tokens of `items` (global ids), padded to the longest of them and to at least one."""
         ...
 
-    def count_tokens(self, modality: str, items: np.ndarray | Sequence[int]) -> np.ndarray:
-        """Say how many tokens `gather` would find for each of `items`, [items], without reading them."""
+
+@runtime_checkable
+class Varying(Contents, Protocol):
+    """Name what raw content has in addition that training may read differently each time, such as frames of a clip."""
+
+    @property
+    def varies(self) -> bool: ...
+
+    def drawing(self, *draw: int) -> Contents:
+        """Give the same with random numbers that follow from `draw` and each item's own number."""
         ...
 
 

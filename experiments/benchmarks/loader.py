@@ -25,7 +25,7 @@ import torch
 from odmt import ItemFeatures
 from odmt.data.loading import UserBatches, training_loader
 from odmt.data.tokens import TokenTable
-from odmt.types import Tokens
+from odmt.types import Raw, Tokens
 
 from . import machine
 from .sides import Ours
@@ -114,14 +114,16 @@ def _warm(workload: Workload, repeats: int) -> dict[str, float]:
         began = time.perf_counter()
         batch = next(loader)
         times.append(time.perf_counter() - began)
-        sizes.append(sum(tokens.values.nbytes for tokens in batch.content.values()))
+        sizes.append(sum(one.values.nbytes for one in batch.content.values() if isinstance(one, Tokens)))
     return {"loader_s": median(times[2:]), "batch_bytes": median(sizes[2:])}
 
 
-def asked_bytes(content: Mapping[str, Tokens]) -> int:
+def asked_bytes(content: Mapping[str, Tokens | Raw]) -> int:
     """Count what a batch's tokens take in the files: without padding, which is never read."""
     return sum(
-        int(tokens.mask.sum()) * tokens.values.shape[-1] * tokens.values.element_size() for tokens in content.values()
+        int(tokens.mask.sum()) * tokens.values.shape[-1] * tokens.values.element_size()
+        for tokens in content.values()
+        if isinstance(tokens, Tokens)
     )
 
 

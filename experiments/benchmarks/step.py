@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from odmt.parts import item_parts, user_parts
+from odmt.types import Tokens
 
 from . import machine
 from .floor import compared, optimizer_bytes, step_operations
@@ -113,7 +114,8 @@ def compare_precisely(workload: Workload, device: torch.device) -> dict[str, Any
     each = {name: ((ours - theirs).norm() / theirs.norm()).item() for name, (ours, theirs) in gradients.items()}
     found = {"float64_loss_difference": _relative(*losses), "float64_gradient_difference": max(each.values())}
     batch = some.batch(0)
-    parts = len(user_parts(batch.histories, batch.mask)[2]), len(item_parts(batch.content))
+    stored = {name: one for name, one in batch.content.items() if isinstance(one, Tokens)}
+    parts = len(user_parts(batch.histories, batch.mask)[2]), len(item_parts(stored))
     read = {"float64_users": users, "float64_user_parts": parts[0], "float64_item_parts": parts[1]}
     return {"equal": max(found.values()) <= PRECISE_TOLERANCE, **found, **read}
 

@@ -27,7 +27,7 @@ import yaml
 from odmt.config import ConfigError, Experiment, parse
 from odmt.data.format import Dataset
 from odmt.flags import UniqueKeyLoader
-from odmt.pretrained import features_of
+from odmt.inputs import stored_features
 from odmt.run_folder import RunFolder
 from odmt.spec import did_you_mean
 
@@ -100,7 +100,7 @@ class PlannedRun:
         if not files.experiment.is_file():
             return None
         try:
-            keys = features_of(self.experiment, dataset).keys
+            keys = stored_features(self.experiment, dataset).keys
             files.check_same(self.experiment, {"dataset": dataset.fingerprint, "features": json.dumps(keys)})
         except ValueError as error:
             return str(error)

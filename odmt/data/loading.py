@@ -10,14 +10,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from odmt.data.splits import LeaveTwoOut
 from odmt.data.tokens import by_length
-from odmt.types import Batch, Features
+from odmt.types import Batch, Contents, Varying
 
 __all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
 
 
 def make_batch(
     histories: np.ndarray,
-    features: Features,
+    features: Contents,
     modalities: Sequence[str] | None = None,
     *,
     drawn: np.ndarray | None = None,
@@ -57,7 +57,7 @@ class Collate:
     def __init__(
         self,
         split: LeaveTwoOut,
-        features: Features,
+        features: Contents,
         modalities: Sequence[str],
         batches: UserBatches,
         *,
@@ -75,7 +75,10 @@ class Collate:
 
     def __call__(self, users: Sequence[int]) -> Batch:
         histories = self.split.training(np.asarray(users))
-        return make_batch(histories, self.features, self.modalities, drawn=self._draw(users[0]) if self.draws else None)
+        features = self.features
+        if isinstance(features, Varying) and features.varies:
+            features = features.drawing(self.batches.seed, self.batches.epoch)
+        return make_batch(histories, features, self.modalities, drawn=self._draw(users[0]) if self.draws else None)
 
     def _draw(self, first_user: int) -> np.ndarray:
         places = np.random.default_rng([self.batches.seed, self.batches.epoch, first_user, 2]).random(self.draws)
@@ -113,7 +116,7 @@ class UserBatches(Sampler[list[int]]):
 
 def training_loader(
     split: LeaveTwoOut,
-    features: Features,
+    features: Contents,
     modalities: Sequence[str],
     batches: UserBatches,
     *,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from odmt.types import Features, Tokens
+from odmt.types import Contents, Tokens
 
 __all__ = ["FeatureError", "TokenTable", "by_length"]
 
@@ -110,7 +110,7 @@ class TokenTable:
         return wanted
 
 
-def by_length(features: Features, modalities: Sequence[str], items: np.ndarray) -> np.ndarray:
+def by_length(features: Contents, modalities: Sequence[str], items: np.ndarray) -> np.ndarray:
     """Give the order of `items` by their number of tokens in all modalities together, equals as they come."""
     lengths = sum((features.count_tokens(name, items) for name in modalities), np.zeros(len(items), dtype=np.int64))
     return lengths.argsort(kind="stable")

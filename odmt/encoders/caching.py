@@ -13,7 +13,8 @@ import numpy as np
 from odmt.data.feature_writer import FeatureWriter
 from odmt.data.features import feature_key, open_features, read_recipe
 from odmt.data.format import Dataset
-from odmt.encoders import Content, Encoder, EncoderError, Fitted, Unreadable
+from odmt.encoders import Content, Encoder, Fitted, Unreadable
+from odmt.encoders.contents import contents_of
 
 __all__ = ["EncodedModality", "encode_modality"]
 
@@ -57,7 +58,7 @@ def encode_modality(
     if folder.exists():
         open_features(dataset, [modality], select={modality: folder.name})
         return _report(folder, skipped=True, new_tokens=0, started=started)
-    contents = _contents(dataset, modality)
+    contents = {item: one for item, one in enumerate(contents_of(dataset, modality), start=1) if one is not None}
     if isinstance(encoder, Fitted):
         encoder.fit(list(contents.values()))
     lengths = encoder.lengths(list(contents.values()))
@@ -69,17 +70,6 @@ def encode_modality(
         new_tokens = writer.rows - before
         writer.finish({"order": ORDER, "batch_size": batch_size, "versions": _versions()})
     return _report(folder, skipped=False, new_tokens=new_tokens, started=started)
-
-
-def _contents(dataset: Dataset, modality: str) -> dict[int, Content]:
-    """Return what the items have, by item; a text of blanks alone is none."""
-    if modality == "text":
-        found = {i: text for i, text in enumerate(dataset.texts(), start=1) if text is not None and text.strip()}
-    else:
-        found = {i: path for i, path in enumerate(dataset.media(modality), start=1) if path is not None}
-    if not found:
-        raise EncoderError(f"no item of {dataset.path} has any {modality}: there is nothing to encode")
-    return dict(found)
 
 
 def _encode_remaining(

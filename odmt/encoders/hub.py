@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import nn
 
 from odmt.encoders import EncoderError
 from odmt.encoders.torchvision_mend import mend_torchvision
+from odmt.spec import Call
 
-__all__ = ["hash_tokenizer", "load_model", "load_processor", "part_of"]
+__all__ = ["OfTransformers", "hash_tokenizer", "load_model", "load_processor", "part_of"]
 
 PROCESSORS = {
     "text": ("AutoTokenizer",),
@@ -35,16 +37,38 @@ def precision_argument(version: str) -> str:
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
 
 
-def load_model(model: str, modality: str) -> tuple[nn.Module, str]:
+class OfTransformers:
+    """What networks of transformers share: how they are kept without their weights, and built again without a hub."""
+
+    config: Any
+    processor: Any
+
+    def save(self, folder: Path) -> None:
+        """Keep in `folder` the configuration and what prepares contents."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    @classmethod
+    def restored(cls, call: Call, saved: Path) -> Any:
+        """Build what `call` names with drawn weights, from what `save` wrote."""
+        return replace(call, arguments={**call.arguments, "model": str(saved), "weights": False}).build()
+
+
+def load_model(model: str, modality: str, *, weights: bool = True) -> tuple[nn.Module, str]:
     """Load a hub name or a folder in float32; return it with its name, which ends in its revision where it has one.
+
+    weights: whether they are loaded; without, they are drawn, and the configuration is all that is needed.
 
     Raises `EncoderError` where there is none, or where its checkpoint lacks weights that its tokens depend on.
     """
     mend_torchvision()
     import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
+    if not weights:
+        return AutoModel.from_config(AutoConfig.from_pretrained(model)).float(), model
     try:
         # fp32 whatever the checkpoint holds, so that precision is ours to choose.
         precision = {precision_argument(transformers.__version__): torch.float32}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from odmt.data.pictures import read_picture
 from odmt.encoders.frozen import hash_weights
-from odmt.encoders.hub import load_model, load_processor, part_of
+from odmt.encoders.hub import OfTransformers, load_model, load_processor, part_of
 from odmt.encoders.network import FilePreparation, Network, Scaling, all_real
 from odmt.encoders.processing import Processed, ProcessedPictures
 from odmt.encoders.timm_models import create_timm, preprocessing_of, timm_tokens
@@ -64,28 +64,29 @@ class TimmImage(Network):
 
 class _Pictures(FilePreparation):
     def __init__(self, resize: Callable[[Image.Image], Tensor], *, side: int) -> None:
-        super().__init__()
         self.resize, self.side = resize, side
 
     def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
         return self.resize(read_picture(path, side=self.side))
 
 
-class TransformersImage(Network):
+class TransformersImage(OfTransformers, Network):
     """Read every patch of an image model of transformers (ViT, CLIP, SigLIP, DINOv2, ...), a hub name or a folder.
 
     Tokens are those of its last layer: the class token first, where it has one, and the patches row by row; of a
     convolutional network the mean of its last map, then its cells. What it was trained on is decided by its own image
-    processor. Of a text-image model only the part for images is used.
+    processor. Of a text-image model only the part for images is used. Without `weights` they are drawn, to be
+    loaded with a model that was trained.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, weights: bool = True) -> None:
         super().__init__()
-        whole, self.name = load_model(model, "image")
+        whole, self.name = load_model(model, "image", weights=weights)
         self.model = part_of(whole, "image")
-        config = self.model.config
+        self.config, config = whole.config, self.model.config
         self.width = int(getattr(config, "hidden_size", None) or config.hidden_sizes[-1])
-        processed = Processed(load_processor(model, "image"))
+        self.processor = load_processor(model, "image")
+        processed = Processed(self.processor)
         self.preparation, self.scale = ProcessedPictures(processed), processed.scale
         self.processor_hash = processed.identity()
 

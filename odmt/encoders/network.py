@@ -7,20 +7,24 @@ with it, `odmt.encoders.live` trains through it.
 
 from __future__ import annotations
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import get_worker_info
 
-from odmt.encoders import Content, Unreadable
+from odmt.encoders import Content, EncoderError, Unreadable, parse_encoder
 from odmt.encoders.files import read_each
 from odmt.encoders.frozen import choose_device, frozen_inference
+from odmt.encoders.last_read import noting
+from odmt.spec import Call
 from odmt.types import Float, Tensor, Tokens, UInt8
 
 __all__ = ["FilePreparation", "FrozenNetwork", "Network", "Preparation", "Prepared", "Scaling", "all_real"]
@@ -61,18 +65,20 @@ class Preparation(ABC):
 class FilePreparation(Preparation):
     """Prepare files one by one, each as one array of the same shape, called `pixels`.
 
-    threads: how many files are read at a time; a worker process of a loader, one of several, has one.
+    Several are read at a time; a worker process of a loader, one of several, reads one, and notes which.
     """
-
-    def __init__(self) -> None:
-        self.threads = os.cpu_count() or 1
 
     @abstractmethod
     def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
         """Read one file. Raises `BrokenMediaError`."""
 
     def __call__(self, contents: Sequence[Content], rngs: Sequence[np.random.Generator] | None = None) -> Prepared:
-        found = read_each(contents, self.read, *([] if rngs is None else [rngs]), threads=self.threads)
+        worker = get_worker_info() is not None
+        further = [] if rngs is None else [rngs]
+        if worker:
+            found = read_each(contents, noting(self.read), *further, threads=1)
+        else:
+            found = read_each(contents, self.read, *further, threads=os.cpu_count() or 1)
         broken = {place: one.reason for place, one in enumerate(found) if isinstance(one, Unreadable)}
         readable = [one for one in found if not isinstance(one, Unreadable)]
         return Prepared({"pixels": torch.stack(readable)} if readable else {}, broken)
@@ -98,6 +104,29 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def recipe(self) -> Mapping[str, Any]:
         """Give all that decides the values but the precision, as YAML-able literals; no path of this machine."""
+
+    @staticmethod
+    def load(modality: str, name: str, *, saved: Path | None = None) -> Network:
+        """Load the network that `name` means; with a folder that `save` wrote, without weights and without a hub.
+
+        Raises `EncoderError` for an encoder that is no network, and so cannot be trained.
+        """
+        call = parse_encoder(modality, name)
+        made = call.constructor()
+        if not (isinstance(made, type) and issubclass(made, Network)):
+            raise EncoderError(f"{modality} encoder {name!r} is no network that could be trained; store its features")
+        return made.restored(call, saved) if saved is not None else call.build()
+
+    @classmethod
+    def restored(cls, call: Call, saved: Path) -> Network:
+        """Build what `call` names with drawn weights, from what `save` wrote."""
+        del saved
+        drawn = {"pretrained": False, "checkpoint": ""}
+        taken = {name: value for name, value in drawn.items() if name in inspect.signature(cls).parameters}
+        return replace(call, arguments={**call.arguments, **taken}).build()
+
+    def save(self, folder: Path) -> None:
+        """Keep in `folder` what building the network again takes beside its name and its weights; here nothing."""
 
     @abstractmethod
     def example(self) -> Mapping[str, Tensor]:

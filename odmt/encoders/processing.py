@@ -79,7 +79,6 @@ class ProcessedPictures(FilePreparation):
     """Read pictures, and let an image processor resize and crop them."""
 
     def __init__(self, processed: Processed) -> None:
-        super().__init__()
         self.processed, self.side = processed, processed.side()
 
     def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:

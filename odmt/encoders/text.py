@@ -9,24 +9,25 @@ import numpy as np
 
 from odmt.encoders import Content, EncoderError, Unreadable
 from odmt.encoders.frozen import hash_weights
-from odmt.encoders.hub import hash_tokenizer, load_model, load_processor, part_of
+from odmt.encoders.hub import OfTransformers, hash_tokenizer, load_model, load_processor, part_of
 from odmt.encoders.network import Network, Preparation, Prepared
 from odmt.types import Tensor, Tokens
 
 __all__ = ["Tfidf", "TransformersText"]
 
 
-class TransformersText(Network):
+class TransformersText(OfTransformers, Network):
     """Read every token of a transformer: `AutoModel` and `AutoTokenizer` of a hub name or of a local folder.
 
     `layer` -1 is the last layer, as the model returns it, -2 the one before, and so on down to the embeddings. Texts
     are cut to `max_tokens` with the special tokens kept. Of a text-image model (CLIP) and of an encoder-decoder (T5)
-    only the text encoder is used.
+    only the text encoder is used. Without `weights` they are drawn, to be loaded with a model that was trained.
     """
 
-    def __init__(self, model: str, *, layer: int = -1, max_tokens: int = 30) -> None:
+    def __init__(self, model: str, *, layer: int = -1, max_tokens: int = 30, weights: bool = True) -> None:
         super().__init__()
-        whole, self.name = load_model(model, "text")
+        whole, self.name = load_model(model, "text", weights=weights)
+        self.config = whole.config
         tokenizer = load_processor(model, "text")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -45,7 +46,7 @@ class TransformersText(Network):
         longest = min(int(tokenizer.model_max_length), int(getattr(config, "max_position_embeddings", max_tokens)))
         if max_tokens > longest:
             raise EncoderError(f"max_tokens is {max_tokens}, but {self.name} reads at most {longest}")
-        self.max_tokens = max_tokens
+        self.processor, self.max_tokens = tokenizer, max_tokens
         self.preparation = _Tokenizing(tokenizer, max_tokens)
 
     def recipe(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from odmt.data.clips import read_clip
 from odmt.data.sampling import FrameChoice
 from odmt.encoders import EncoderError
 from odmt.encoders.frozen import hash_weights
-from odmt.encoders.hub import load_model, load_processor
+from odmt.encoders.hub import OfTransformers, load_model, load_processor
 from odmt.encoders.network import FilePreparation, Network, Scaling, all_real
 from odmt.encoders.pooling import FRAME_POOLS
 from odmt.encoders.processing import Processed
@@ -35,7 +35,6 @@ class _Frames(FilePreparation):
     """Decode the chosen frames of clips, [frames, height, width, 3] bytes, and let `process` bring them to size."""
 
     def __init__(self, choice: FrameChoice, process: Callable[[np.ndarray], Tensor], *, side: int) -> None:
-        super().__init__()
         self.choice, self.process, self.side = choice, process, side
         self.varies = choice.how == "random"
 
@@ -171,17 +170,19 @@ class TorchvisionVideo(_OfFrames):
         return all_real(torchvision_map(self.model, rearrange(self.scale(inputs["pixels"]), "n t c h w -> n c t h w")))
 
 
-class TransformersVideo(_OfFrames):
+class TransformersVideo(OfTransformers, _OfFrames):
     """Read a clip with a model of transformers (VideoMAE, TimeSformer, ViViT, V-JEPA 2, X-CLIP), of a hub name or of a
     folder.
 
     Tokens are a summary (the class token, or the mean of all), then the mean of each step in time; of X-CLIP its vector
     of the clip. `frames` 0 takes as many as the model was trained on. What its pixels are is decided by its own
-    processor.
+    processor. Without `weights` they are drawn, to be loaded with a model that was trained.
     """
 
-    def __init__(self, model: str, *, frames: int = 0, sample: str = "uniform", stride: int = 1) -> None:
-        whole, name = load_model(model, "video")
+    def __init__(
+        self, model: str, *, frames: int = 0, sample: str = "uniform", stride: int = 1, weights: bool = True
+    ) -> None:
+        whole, name = load_model(model, "video", weights=weights)
         config: Any = whole.config
         of_frames = config.vision_config if config.model_type == "xclip" else config
         trained = getattr(of_frames, "num_frames", None) or getattr(of_frames, "frames_per_clip", None)
@@ -189,7 +190,8 @@ class TransformersVideo(_OfFrames):
         self.model = whole
         self.kind: str = config.model_type
         self.width = int(config.projection_dim if self.kind == "xclip" else config.hidden_size)
-        processed = Processed(load_processor(model, "video"))
+        self.config, self.processor = config, load_processor(model, "video")
+        processed = Processed(self.processor)
         self.processor_hash = processed.identity()
         self.preparation = _Frames(self.choice, processed.clip, side=processed.side())
         self.scale = processed.scale

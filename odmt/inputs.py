@@ -1,0 +1,75 @@
+"""What an experiment reads of its items: stored features, raw content, and the encoders that are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from odmt.config import Experiment
+from odmt.data.features import ItemFeatures, open_features
+from odmt.data.format import Dataset
+from odmt.encoders.contents import LiveContent, LiveFeatures, contents_of
+from odmt.encoders.network import Network
+from odmt.encoders.policies import TrainedEncoder
+from odmt.model import ODMT
+
+__all__ = ["encoders_of", "features_of", "stored_features", "unreadable_files"]
+
+
+def stored_features(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
+    """Open the stored features that an experiment reads; settings of modalities that it leaves out are left alone."""
+    chosen = experiment.model.encoders_of_streams()
+    frozen = {name: encoder for name, (encoder, policy) in chosen.items() if policy == "frozen"}
+    stored = [name for name in experiment.model.streams if name != "id" and (name not in chosen or name in frozen)]
+    select, limits = experiment.data.selected_features() | frozen, experiment.data.token_limits()
+    return open_features(
+        dataset,
+        stored,
+        select={name: key for name, key in select.items() if name in stored},
+        max_tokens={name: limit for name, limit in limits.items() if name in stored},
+    )
+
+
+def features_of(
+    experiment: Experiment, dataset: Dataset, encoders: Mapping[str, TrainedEncoder]
+) -> ItemFeatures | LiveFeatures:
+    """Open what an experiment reads of its items: raw content of the modalities that have `encoders`, of `encoders_of`,
+    and stored features of the others.
+    """
+    stored = stored_features(experiment, dataset)
+    if not encoders:
+        return stored
+    live = {}
+    for name, encoder in encoders.items():
+        if name != "text":
+            dataset.check_media(name)
+        live[name] = LiveContent(contents_of(dataset, name), encoder.network.preparation, encoder.width)
+    return LiveFeatures(stored, live, order=[name for name in experiment.model.streams if name != "id"])
+
+
+def encoders_of(experiment: Experiment, saved: Path | None = None) -> dict[str, TrainedEncoder]:
+    """Load the encoders that an experiment trains, by stream.
+
+    saved: a folder in which `odmt.pretrained.save_pretrained` has kept what they are; their weights are then drawn, and
+    to be loaded with those of the model.
+    """
+    limits = experiment.data.token_limits()
+    made = {}
+    for name, (encoder, policy) in experiment.model.encoders_of_streams().items():
+        if policy == "frozen" or name not in experiment.model.streams:
+            continue
+        network = Network.load(name, encoder, saved=None if saved is None else saved / name)
+        made[name] = TrainedEncoder(network, policy, limit=limits.get(name))
+    return made
+
+
+def unreadable_files(model: ODMT) -> dict[str, dict[str, str]]:
+    """Name the files that could not be read when the catalogue was encoded last, {modality: {file: reason}}."""
+    features = model.features
+    if not isinstance(features, LiveFeatures):
+        return {}
+    return {
+        name: {str(features.live[name].contents[item - 1]): reason for item, reason in reasons.items()}
+        for name, reasons in model.unreadable.items()
+        if reasons
+    }
