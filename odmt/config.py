@@ -59,7 +59,7 @@ AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("distill.temperature", "train.lr", "train.encoder_lr"), 1e-12),
     **dict.fromkeys(("seed", "data.workers", "model.id_min_count", "distill.weight", "distill.ramp_epochs"), 0),
     **dict.fromkeys(("train.weight_decay", "train.encoder_weight_decay", "train.warmup_steps", "train.clip"), 0),
-    **dict.fromkeys(("train.patience", "train.eval_users", "train.encode_chunk"), 0),
+    **dict.fromkeys(("train.patience", "train.eval_users", "train.encode_chunk", "data.store_gb"), 0),
 }
 
 

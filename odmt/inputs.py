@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from odmt.config import Experiment
 from odmt.data.features import ItemFeatures, open_features
 from odmt.data.format import Dataset
 from odmt.encoders.contents import LiveContent, LiveFeatures, contents_of
 from odmt.encoders.network import Network
+from odmt.encoders.pixel_store import PixelStore
 from odmt.encoders.policies import TrainedEncoder
 from odmt.model import ODMT
 
@@ -31,10 +34,16 @@ def stored_features(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
 
 
 def features_of(
-    experiment: Experiment, dataset: Dataset, encoders: Mapping[str, TrainedEncoder]
+    experiment: Experiment,
+    dataset: Dataset,
+    encoders: Mapping[str, TrainedEncoder],
+    *,
+    counts: np.ndarray | None = None,
 ) -> ItemFeatures | LiveFeatures:
     """Open what an experiment reads of its items: raw content of the modalities that have `encoders`, of `encoders_of`,
     and stored features of the others.
+
+    counts: [num_items + 1] how often items occur in training; those that occur most are kept decoded, where any are.
     """
     stored = stored_features(experiment, dataset)
     if not encoders:
@@ -43,8 +52,26 @@ def features_of(
     for name, encoder in encoders.items():
         if name != "text":
             dataset.check_media(name)
-        live[name] = LiveContent(contents_of(dataset, name), encoder.network.preparation, encoder.width)
+        store = (
+            _store(experiment, dataset, name, encoder, counts) if experiment.data.store_gb and name != "text" else None
+        )
+        live[name] = LiveContent(contents_of(dataset, name), encoder.network.preparation, encoder.width, store)
     return LiveFeatures(stored, live, order=[name for name in experiment.model.streams if name != "id"])
+
+
+def _store(
+    experiment: Experiment, dataset: Dataset, name: str, encoder: TrainedEncoder, counts: np.ndarray | None
+) -> PixelStore:
+    identity = {"content": dataset.content_fingerprint(name), "reading": encoder.network.reading()}
+    (example,) = encoder.network.example().values()
+    return PixelStore(
+        dataset.path / "decoded" / name,
+        identity,
+        example=example[0].numpy(),
+        capacity=int(experiment.data.store_gb * 1e9),
+        # every item is read at least once, when the catalogue is encoded
+        counts=np.ones(dataset.num_items + 1, dtype=np.int64) if counts is None else counts + 1,
+    )
 
 
 def encoders_of(experiment: Experiment, saved: Path | None = None) -> dict[str, TrainedEncoder]:

@@ -19,7 +19,7 @@ from odmt.config import Experiment, to_yaml
 
 __all__ = ["RunFolder", "flat", "write_whole"]
 
-FREE_ON_RESUME = ("output", "trackers", "dataset", "data/root", "data/workers")
+FREE_ON_RESUME = ("output", "trackers", "dataset", "data/root", "data/workers", "data/store_gb")
 """Settings that may differ when a run is taken up again: they change nothing that it computes, or, like the place of
 the data, are checked by content."""
 

@@ -29,6 +29,9 @@ class DataConfig:
     """Most tokens read per item, as MODALITY=NUMBER: text=30 image=50. Without it, all that are stored."""
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
+    store_gb: float = 0.0
+    """Disk, per stream, for decoded pictures and frames, below the dataset folder: later epochs need not decode again.
+    The most frequent items come first; 0 keeps none."""
 
     def selected_features(self) -> dict[str, str]:
         """Read `features` as {stream: key or encoder, or modality:encoder}."""

@@ -70,7 +70,7 @@ def run(experiment: Experiment) -> Path:
     set_seed(experiment.seed)
     split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
     encoders = encoders_of(experiment)
-    features = features_of(experiment, dataset, encoders)
+    features = features_of(experiment, dataset, encoders, counts=split.item_counts())
     model = build_model(experiment, features, item_counts=split.item_counts(), encoders=encoders)
     set_seed(experiment.seed, device_specific=True)  # models start alike everywhere, but each process drops its own
     folder = RunFolder(experiment.folder)

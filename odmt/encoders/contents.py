@@ -11,7 +11,8 @@ import torch
 
 from odmt.data.features import ItemFeatures
 from odmt.encoders import Content, EncoderError
-from odmt.encoders.network import Preparation
+from odmt.encoders.network import Preparation, Prepared
+from odmt.encoders.pixel_store import PixelStore
 from odmt.types import Raw, Tokens
 
 __all__ = ["LiveContent", "LiveFeatures", "contents_of"]
@@ -19,13 +20,14 @@ __all__ = ["LiveContent", "LiveFeatures", "contents_of"]
 
 @dataclass(frozen=True)
 class LiveContent:
-    """Hold what items have in one modality, [num_items] (None: nothing), how it is prepared, and how wide its tokens
-    will be.
+    """Hold what items have in one modality, [num_items] (None: nothing), how it is prepared, how wide its tokens will
+    be, and where what was decoded is kept.
     """
 
     contents: Sequence[Content | None]
     preparation: Preparation
     width: int
+    store: PixelStore | None = None
 
     def read(self, items: np.ndarray, draw: Sequence[int] | None = None) -> Raw:
         """Prepare the content of `items` (global ids).
@@ -42,10 +44,29 @@ class LiveContent:
         there = torch.zeros(len(wanted), dtype=torch.bool)
         if not found:
             return Raw({}, there, {})
-        prepared = self.preparation(found, rngs)
+        if self.store is not None and rngs is None:
+            prepared = self._stored(self.store, [wanted[place][0] for place in having], found)
+        else:
+            prepared = self.preparation(found, rngs)
         broken = {having[place]: reason for place, reason in prepared.broken.items()}
         there[[place for place in having if place not in broken]] = True
         return Raw(prepared.inputs, there, broken)
+
+    def _stored(self, store: PixelStore, items: Sequence[int], contents: Sequence[Content]) -> Prepared:
+        """Prepare what the store lacks, and keep it there."""
+        pixels = [store.get(item) for item in items]
+        lacking = [place for place, one in enumerate(pixels) if one is None]
+        if lacking:
+            new = self.preparation([contents[place] for place in lacking])
+            broken = {lacking[place]: reason for place, reason in new.broken.items()}
+            read = [place for place in lacking if place not in broken]
+            for place, one in zip(read, new.inputs.get("pixels", ()), strict=True):
+                pixels[place] = one.numpy()
+                store.put(items[place], one.numpy())
+        else:
+            broken = {}
+        readable = [torch.from_numpy(one) for one in pixels if one is not None]
+        return Prepared({"pixels": torch.stack(readable)} if readable else {}, broken)
 
 
 class LiveFeatures:

@@ -32,12 +32,12 @@ class TimmImage(Network):
     A transformer's tokens are its class token (their mean where it has none), then its patches; a convolutional
     network's are the mean of its last map, then the map's cells row by row. Preprocessing is the model's own
     evaluation transform. `pretrained` takes the weights from the model hub; `checkpoint` takes them from a local file
-    (.safetensors, .pth) instead; with neither they are drawn from seed 0.
+    (.safetensors, .pth) instead; with neither they are drawn from seed 0. `size` sets the pixels a side.
     """
 
-    def __init__(self, model: str, *, pretrained: bool = True, checkpoint: str = "") -> None:
+    def __init__(self, model: str, *, pretrained: bool = True, checkpoint: str = "", size: int = 0) -> None:
         super().__init__()
-        self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, modality="image")
+        self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, size=size, modality="image")
         self.name = model if pretrained or checkpoint else f"{model}(pretrained=False)"
         self.width = int(self.model.num_features)
         self.preprocessing, resize = preprocessing_of(self.model)
@@ -47,11 +47,16 @@ class TimmImage(Network):
         self.scale = Scaling(self.preprocessing["mean"], self.preprocessing["std"])
 
     def recipe(self) -> dict[str, Any]:
-        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in self.preprocessing.items()}
         return {
             "method": f"timm {type(self.model).__name__}, summary token first, then patches row by row",
             "weights": hash_weights(self.model),
-            "preprocessing": settings,
+            **self.reading(),
+        }
+
+    def reading(self) -> dict[str, Any]:
+        """Give the settings of the model's own evaluation transform."""
+        return {
+            "preprocessing": {name: list(v) if isinstance(v, tuple) else v for name, v in self.preprocessing.items()}
         }
 
     def example(self) -> dict[str, Tensor]:
@@ -94,8 +99,12 @@ class TransformersImage(OfTransformers, Network):
         return {
             "method": f"transformers {type(self.model).__name__}, all tokens of the last layer",
             "weights": hash_weights(self.model),
-            "processor": self.processor_hash,
+            **self.reading(),
         }
+
+    def reading(self) -> dict[str, Any]:
+        """Name the image processor by its settings."""
+        return {"processor": self.processor_hash}
 
     def example(self) -> dict[str, Tensor]:
         assert isinstance(self.preparation, ProcessedPictures)

@@ -105,6 +105,10 @@ class Network(nn.Module, ABC):
     def recipe(self) -> Mapping[str, Any]:
         """Give all that decides the values but the precision, as YAML-able literals; no path of this machine."""
 
+    def reading(self) -> Mapping[str, Any]:
+        """Give all that decides what `preparation` makes of a file, as YAML-able literals."""
+        return {}
+
     @staticmethod
     def load(modality: str, name: str, *, saved: Path | None = None) -> Network:
         """Load the network that `name` means; with a folder that `save` wrote, without weights and without a hub.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from odmt.types import Float, Tensor
 __all__ = ["create_timm", "preprocessing_of", "timm_tokens"]
 
 
-def create_timm(model: str, *, pretrained: bool, checkpoint: str, modality: str) -> Any:
-    """Make a model without its head: of the hub's weights, of those in the file `checkpoint`, or drawn from seed 0."""
+def create_timm(model: str, *, pretrained: bool, checkpoint: str, size: int, modality: str) -> Any:
+    """Make a model without its head: of the hub's weights, of those in the file `checkpoint`, or drawn from seed 0.
+
+    size: pixels a side of its pictures, 0 for what it was trained on.
+    """
     mend_torchvision()
-    network = _create(model, pretrained=pretrained and not checkpoint, modality=modality)
+    network = _create(model, pretrained=pretrained and not checkpoint, size=size, modality=modality)
     if checkpoint:
         load_checkpoint(network, f"{modality} encoder {model!r}", Path(checkpoint))
     return network
@@ -60,7 +64,7 @@ def timm_tokens(
     return torch.cat([summary, patches], dim=1)
 
 
-def _create(model: str, *, pretrained: bool, modality: str) -> Any:
+def _create(model: str, *, pretrained: bool, size: int, modality: str) -> Any:
     import timm
 
     if ":" not in model and not timm.is_model(model):
@@ -71,7 +75,7 @@ def _create(model: str, *, pretrained: bool, modality: str) -> Any:
         # Forked, so that asking for an encoder does not move the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return timm.create_model(model, pretrained=pretrained, num_classes=0)
+            return _of_size(partial(timm.create_model, model, pretrained=pretrained, num_classes=0), size)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(
@@ -79,3 +83,14 @@ def _create(model: str, *, pretrained: bool, modality: str) -> Any:
             f"elsewhere and pass their file: --encoder '{model}(checkpoint=\"path/to/model.safetensors\")'; or use "
             "--encoder 'histogram(bins=8)', which needs no weights"
         ) from error
+
+
+def _of_size(create: Callable[..., Any], size: int) -> Any:
+    if not size:
+        return create()
+    try:
+        network = create(img_size=size)  # transformers have positions to fit
+    except TypeError:
+        network = create()
+    network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (3, size, size), "pool_size": None}
+    return network

@@ -54,11 +54,16 @@ class _OfFrames(Network):
             raise EncoderError(f"video encoder {name!r}: {error}") from error
 
     def recipe(self) -> dict[str, Any]:
-        return {
-            "method": self.method(),
-            "weights": hash_weights(self.model),
-            "frames": {"number": self.choice.frames, "sample": self.choice.how, "stride": self.choice.stride},
-        }
+        return {"method": self.method(), "weights": hash_weights(self.model), **self.reading()}
+
+    def reading(self) -> dict[str, Any]:
+        """Say which frames are read, and how they are brought to size."""
+        frames = {"number": self.choice.frames, "sample": self.choice.how, "stride": self.choice.stride}
+        return {"frames": frames, **self.processing()}
+
+    @abstractmethod
+    def processing(self) -> dict[str, Any]:
+        """Say how frames are brought to size."""
 
     @abstractmethod
     def method(self) -> str:
@@ -77,7 +82,7 @@ class TimmFrames(_OfFrames):
     frames, sample, stride: which frames, see `odmt.data.sampling.FrameChoice`.
     pool: "none", a token per frame; "mean", one token; "attention" or "transformer", one token by a layer that is
         trained with the recommender (`odmt.encoders.pooling`), and which stored features cannot have.
-    pretrained, checkpoint: as of `odmt.encoders.image.TimmImage`.
+    pretrained, checkpoint, size: as of `odmt.encoders.image.TimmImage`.
     """
 
     def __init__(
@@ -90,12 +95,13 @@ class TimmFrames(_OfFrames):
         pool: str = "mean",
         pretrained: bool = True,
         checkpoint: str = "",
+        size: int = 0,
     ) -> None:
         drawn = "" if pretrained or checkpoint else ", pretrained=False"
         super().__init__(f"{model}(pool={pool!r}{drawn})", frames=frames, sample=sample, stride=stride)
         if pool not in FRAME_POOLS:
             raise EncoderError(f"video encoder {model!r}: pool={pool!r} is none of {', '.join(FRAME_POOLS)}")
-        self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, modality="video")
+        self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, size=size, modality="video")
         self.width = int(self.model.num_features)
         self.preprocessing, resize = preprocessing_of(self.model)
         # Twice the input size leaves the model's own resizing its filter.
@@ -111,9 +117,10 @@ class TimmFrames(_OfFrames):
             )
         return f"timm {type(self.model).__name__}, summary of each frame, pool {self.pool}"
 
-    def recipe(self) -> dict[str, Any]:
-        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in self.preprocessing.items()}
-        return {**super().recipe(), "preprocessing": settings}
+    def processing(self) -> dict[str, Any]:
+        return {
+            "preprocessing": {name: list(v) if isinstance(v, tuple) else v for name, v in self.preprocessing.items()}
+        }
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode clips of bytes, [clips, frames, 3, height, width], into [clips, 1 or frames, width]."""
@@ -161,9 +168,9 @@ class TorchvisionVideo(_OfFrames):
     def method(self) -> str:
         return f"torchvision {type(self.model).__name__}, summary, then each step in time"
 
-    def recipe(self) -> dict[str, Any]:
+    def processing(self) -> dict[str, Any]:
         scale = {"mean": self.scale.mean.flatten().tolist(), "std": self.scale.deviation.flatten().tolist()}
-        return {**super().recipe(), "preprocessing": {**self.preset, **scale}}
+        return {"preprocessing": {**self.preset, **scale}}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode clips of bytes, [clips, frames, 3, height, width], into [clips, 1 + steps, width]."""
@@ -199,8 +206,8 @@ class TransformersVideo(OfTransformers, _OfFrames):
     def method(self) -> str:
         return f"transformers {type(self.model).__name__}, summary, then each step in time"
 
-    def recipe(self) -> dict[str, Any]:
-        return {**super().recipe(), "processor": self.processor_hash}
+    def processing(self) -> dict[str, Any]:
+        return {"processor": self.processor_hash}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode clips, [clips, frames, 3, height, width], into [clips, tokens, width]."""

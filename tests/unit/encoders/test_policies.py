@@ -151,7 +151,7 @@ def test_every_parameter_of_the_parts_is_one_of_the_models_and_in_one_part() -> 
         ("top", SpecError, "top needs the argument 'blocks'"),
         ("lora(r=0)", EncoderError, "the rank must be at least 1"),
         ("lora(rank=4)", SpecError, "lora takes no argument 'rank'"),
-        ("ful", SpecError, "unknown policy 'ful'; did you mean 'full'"),
+        ("lorra", SpecError, "unknown policy 'lorra'; did you mean 'lora'"),
     ],
 )
 def test_wrong_policies_are_answered(policy: str, error: type[Exception], message: str) -> None:

@@ -63,6 +63,15 @@ def test_workers_and_a_resumed_run_change_nothing(pictures: Path, tmp_path: Path
     assert lines(tmp_path / "parts") == lines(whole)
 
 
+def test_what_is_kept_decoded_changes_nothing(pictures: Path, tmp_path: Path) -> None:
+    plain = run(experiment(pictures, tmp_path, *LIVE, "--name=plain"))
+    fresh_accelerator()
+    kept = run(experiment(pictures, tmp_path, *LIVE, "--name=kept", "--data.store-gb=0.00001"))
+    assert lines(kept) == lines(plain)
+    (store,) = (pictures / "decoded" / "image").iterdir()
+    assert (store / "pixels").stat().st_size == 10_000 // (3 * 16 * 16) * (3 * 16 * 16)
+
+
 def test_encoders_have_a_learning_rate_of_their_own(pictures: Path, tmp_path: Path) -> None:
     folder = run(experiment(pictures, tmp_path, *LIVE, "--train.encoder-lr=1e-12", "--train.encoder-weight-decay=0"))
     still = from_pretrained(folder / "model", open_dataset(pictures)).encoders["image"].network.state_dict()
@@ -116,7 +125,7 @@ def test_encoders_that_cannot_be_trained_are_refused(
     ("encoder", "message"),
     [
         ("cover=resnet18", "only modalities have content; there is text, image, video, audio"),
-        ("image=resnet18 @ ful", "unknown policy 'ful'; did you mean 'full'"),
+        ("image=resnet18 @ lorra", "unknown policy 'lorra'; did you mean 'lora'"),
         ("image=histograms", "did you mean 'histogram'"),
         ("image", 'should read like "image=resnet18 @ top\\(2\\)"'),
         ("audio=x", "there are no 'audio' encoders yet"),
