@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def features_of(
         return stored
     live = {}
     for name, encoder in encoders.items():
-        if name != "text":
+        if name == "text":
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads that a forked worker would not have
+        else:
             dataset.check_media(name)
         store = (
             _store(experiment, dataset, name, encoder, counts) if experiment.data.store_gb and name != "text" else None

@@ -115,6 +115,10 @@ class ODMT(ItemEncoder):
             raise ValueError(
                 "loss 'full' leaves no logits to distil or to weigh: empty the graph and average, or take another loss"
             )
+        if isinstance(self.loss, FullSoftmax) and self.encoders:
+            raise ValueError(
+                "loss 'full' would encode the whole catalogue at every step; train encoders with another loss"
+            )
         self.log_popularity: Tensor
         self.register_buffer("log_popularity", _log_popularity(item_counts, self.num_items))
         self.draw_shares = draw_shares(

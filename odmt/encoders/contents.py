@@ -35,7 +35,7 @@ class LiveContent:
         draw: what the random numbers of a preparation that varies follow from, beside each item's own number; without
         it nothing varies.
         """
-        wanted = [(int(item), self.contents[item - 1]) for item in items.tolist()]
+        wanted = [(item, self.contents[item - 1] if item else None) for item in items.tolist()]
         having = [place for place, (_, content) in enumerate(wanted) if content is not None]
         found = [content for _, content in wanted if content is not None]
         rngs = None
@@ -117,7 +117,7 @@ class LiveFeatures:
         return LiveFeatures(self.stored, self.live, order=self.order, draw=draw)
 
     def gather(self, modality: str, items: np.ndarray | Sequence[int]) -> Tokens | Raw:
-        """Read the content of `items` (global ids, none of them padding where it is raw)."""
+        """Read the content of `items` (global ids; padding has none)."""
         if modality in self.live:
             return self.live[modality].read(np.asarray(items, dtype=np.int64), self.draw)
         return self.stored.gather(modality, items)

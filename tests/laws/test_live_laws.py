@@ -72,7 +72,7 @@ def test_frozen_and_frozen_live_give_the_same_loss(dataset: Dataset) -> None:
     "settings",
     [
         {},
-        {"fusion": "independent", "join": "sum(at='item')", "hide": {"image": 0.3}},
+        {"fusion": "independent", "join": "sum(at='item')"},
         {
             "fusion": "joint",
             "join": "sum(at='item', keep='content')",
@@ -83,8 +83,6 @@ def test_frozen_and_frozen_live_give_the_same_loss(dataset: Dataset) -> None:
 )
 def test_chunks_change_no_gradient(chunk: int, settings: dict[str, Any], dataset: Dataset) -> None:
     settings = {"streams": ("id", "image"), **settings}
-    if settings.get("hide"):
-        pytest.skip("which items are hidden is drawn chunk by chunk") if chunk < 100 else None
     whole = losses_and_gradients(make_live(dataset, **settings))
     parts = losses_and_gradients(make_live(dataset, chunk=chunk, **settings))
     torch.testing.assert_close(parts[0], whole[0], rtol=0, atol=1e-9)
@@ -136,6 +134,9 @@ def test_items_without_content_lack_the_modality_and_are_told_of(dataset: Datase
     assert model.unreadable["image"].keys() == {9, 10}
     assert "empty" in model.unreadable["image"][9]
     assert "missing" in model.unreadable["image"][10]
+    padding = model.features.gather("image", np.array([0]))
+    assert isinstance(padding, Raw)
+    assert not padding.there.any()
     raw = model.features.gather("image", np.array([9, 1, 24, 2]))
     assert isinstance(raw, Raw)
     assert raw.there.tolist() == [False, True, False, True]
@@ -190,6 +191,11 @@ def test_an_encoder_of_no_stream_is_refused(dataset: Dataset) -> None:
     encoder = TrainedEncoder(TinyPatches())
     with pytest.raises(ValueError, match="there is an encoder of 'video', but the streams are: id, image"):
         ODMT(live_features(dataset, encoder), encoders={"video": encoder})
+
+
+def test_the_whole_catalogue_is_no_loss_to_train_encoders_by(dataset: Dataset) -> None:
+    with pytest.raises(ValueError, match="loss 'full' would encode the whole catalogue at every step"):
+        make_live(dataset, loss="full")
 
 
 def test_real_files_stay_where_they_are(dataset: Dataset) -> None:
