@@ -165,9 +165,8 @@ def _parts(module: nn.Module) -> list[tuple[nn.Module, bool]]:
     if type(module) in (nn.ModuleList, nn.Sequential):
         stack, found = _is_stack(module), []
         for child in module.children():
-            inner = _parts(child)
-            is_block = stack and _layers(child) > 1 and inner[0][0] is child
-            found += [(child, True)] if is_block else inner
+            is_block = stack and _layers(child) > 1 and not any(_is_stack(inner) for inner in child.modules())
+            found += [(child, True)] if is_block else _parts(child)
         return found
     if any(_is_stack(inner) for inner in module.modules()):
         return [part for child in module.children() for part in _parts(child)]

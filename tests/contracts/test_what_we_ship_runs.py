@@ -19,6 +19,7 @@ from data_adapters.options import Options
 from odmt import ItemFeatures, make_batch
 from odmt.config import ConfigError, parse
 from odmt.pretrained import build_model
+from tests.networks import TINY, picture_dataset
 from tests.tiny import NUM_USERS, tiny_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -158,3 +159,31 @@ def test_two_processes_train_together_and_count_nobody_twice(tmp_path: Path) -> 
     assert result["test"]["ensemble"]["HR@10"] > result["most_popular"]["HR@10"] + 0.2
     once = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in once if "valid" in line] == [1, 2, 3, 4]
+
+
+def test_two_processes_train_through_an_encoder_chunk_by_chunk(tmp_path: Path) -> None:
+    picture_dataset(tmp_path / "pictures", also={9: "empty.png"})
+    train = str(REPOSITORY / "experiments" / "train.py")
+    settings = [
+        f"--dataset={tmp_path / 'pictures'}",
+        f"--output={tmp_path}",
+        "--name=two",
+        "--model.fusion=independent",
+    ]
+    settings += [
+        "--model.streams=image",
+        f"--model.encoders=image={TINY} @ top(1)",
+        "--distill.graph",
+        "--model.dim=16",
+        "--train.batch-size=16",
+        "--train.epochs=4",
+        "--train.lr=0.01",
+        "--train.encoder-lr=0.01",
+        "--train.encode-chunk=5",
+    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", train, *settings]
+    done = python(*launch, cwd=tmp_path, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("could not be read: 1 of image") == 1, "told once, by one of them"
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["test"]["ensemble"]["HR@10"] > result["most_popular"]["HR@10"] + 0.2
