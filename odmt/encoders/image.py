@@ -55,9 +55,7 @@ class TimmImage(Network):
 
     def reading(self) -> dict[str, Any]:
         """Give the settings of the model's own evaluation transform."""
-        return {
-            "preprocessing": {name: list(v) if isinstance(v, tuple) else v for name, v in self.preprocessing.items()}
-        }
+        return {"preprocessing": self.preprocessing}
 
     def example(self) -> dict[str, Tensor]:
         return {"pixels": torch.zeros(1, *self.size, dtype=torch.uint8)}

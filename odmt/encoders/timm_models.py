@@ -41,7 +41,7 @@ def preprocessing_of(model: Any) -> tuple[dict[str, Any], Callable[[Image.Image]
 
     settings = resolve_model_data_config(model)
     resize: Any = create_transform(**settings, is_training=False, normalize=False)
-    return settings, resize
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}, resize
 
 
 def timm_tokens(

@@ -118,9 +118,7 @@ class TimmFrames(_OfFrames):
         return f"timm {type(self.model).__name__}, summary of each frame, pool {self.pool}"
 
     def processing(self) -> dict[str, Any]:
-        return {
-            "preprocessing": {name: list(v) if isinstance(v, tuple) else v for name, v in self.preprocessing.items()}
-        }
+        return {"preprocessing": self.preprocessing}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode clips of bytes, [clips, frames, 3, height, width], into [clips, 1 or frames, width]."""
