@@ -11,7 +11,9 @@ printed beside them, and the report in OUTPUT/ablations/DATASET/SUITE/report.md,
 again skips what is finished and goes on with what was interrupted; a run that was made with other settings, data or
 features is refused. Flags after -- go to every train.py. With --tune, given once for each set of settings to try (none
 for those that are configured), every row is trained with the first seed under each; the set with the best validation
-score is kept for the row and its other seeds. An attempt that fails is out; the same command makes it again.
+score is kept for the row and its other seeds. An attempt that fails is out; the same command makes it again. With
+--keep, what reports need of finished runs goes to a folder that is small enough to be committed, and the same command
+elsewhere goes on from there.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from odmt.data.format import Dataset, find_dataset, open_dataset
 from odmt.spec import did_you_mean
 
 from .finished import ReportError
+from .keeping import keep, restore
 from .running import find_launcher, interrupted_by_sigterm, train, train_command
 from .suite import PlannedRun, Suite, SuiteError, plan, read_suite
 from .suite_report import SuiteReport
@@ -57,6 +60,9 @@ def main(argv: Sequence[str]) -> int:
             attempts=attempts,
         )
         dataset = open_dataset(find_dataset(arguments.dataset, runs[0].experiment.data.root))
+        if arguments.keep and not arguments.dry_run:
+            restore(runs, arguments.keep)
+        planned = runs
         stage = partial(_stage, suite=suite, dataset=dataset, arguments=arguments)
         failed = stage([run for run in runs if not attempts or run.seed == runs[0].seed])
         tuning = None
@@ -75,6 +81,8 @@ def main(argv: Sequence[str]) -> int:
     if arguments.dry_run:
         return 0
     try:
+        if arguments.keep:
+            keep(planned, arguments.keep)
         report = SuiteReport.of(
             suite,
             runs,
@@ -195,6 +203,8 @@ def parser() -> argparse.ArgumentParser:
     add("--output", default="runs", help="default: runs")
     add("--name", help="name of the folder in OUTPUT/ablations/DATASET (default: the suite's)")
     add("--report", type=Path, metavar="PREFIX", help="write the report to PREFIX.md and so on instead")
+    kept = "keep settings, result and ranks to 20 of finished runs in DIR, and take those there for finished"
+    add("--keep", type=Path, metavar="DIR", help=kept)
     add("--cold-below", type=int, default=5, metavar="N", help="training events that make a target warm (default 5)")
     add("--overwrite", action="store_true", help="train runs anew that were made with other settings, data or features")
     add("--report-only", action="store_true", help="train nothing")

@@ -39,6 +39,9 @@ def compare(runs: Sequence[Run]) -> list[Row]:
     """Make the rows, each against the last run's ensemble: most-popular of that run, then all runs' heads."""
     reference = runs[-1]
     best = reference.heads[-1]
+    for run in runs:
+        if run.kept:
+            raise ReportError(f"{run.label} was kept in short, without its heads and low ranks; train it to compare it")
     for run in runs[:-1]:
         check_comparable(run, reference)
     rows = []

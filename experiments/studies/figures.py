@@ -21,7 +21,7 @@ from scipy import stats
 from odmt.data.format import Dataset
 from odmt.data.splits import LeaveTwoOut
 
-from .finished import ENSEMBLE, POPULAR, Estimate, Run, check_comparable, per_user
+from .finished import ENSEMBLE, Estimate, Run, check_comparable, per_user
 
 __all__ = ["METRICS", "TESTED", "Difference", "RowFigures", "Spread", "cold_users", "difference", "holm", "summarise"]
 
@@ -143,7 +143,7 @@ def _row(label: str, runs: Mapping[int, Run], cold: np.ndarray) -> RowFigures:
     def spread(figure: Callable[[Run], float]) -> Spread:
         return Spread({seed: float(figure(run)) for seed, run in runs.items()})
 
-    streams = [head for head in next(iter(runs.values())).ranks if head not in (ENSEMBLE, POPULAR)]
+    streams = [head for head in next(iter(runs.values())).result["test"] if head != ENSEMBLE]
     return RowFigures(
         label,
         runs,

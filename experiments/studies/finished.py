@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 __all__ = [
     "COMPARED",
     "ENSEMBLE",
+    "KEPT_RANKS",
+    "KEPT_TO",
     "POPULAR",
     "SHOWN",
     "Estimate",
@@ -25,7 +28,10 @@ __all__ = [
 
 SHOWN = ("HR@10", "NDCG@10", "HR@20", "MRR")
 COMPARED = ("HR@10", "NDCG@10")
+KEPT = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
 POPULAR, ENSEMBLE = "most-popular", "ensemble"
+KEPT_TO, KEPT_RANKS = 20, "ranks_to_20.npz"
+"""Of a run that was kept in short (see `keeping`): the last rank that is told from worse ones, and the file."""
 PROTOCOL = {
     "# dataset": "the data's fingerprint",
     "  length": "data.length, which cuts the history that is masked",
@@ -44,7 +50,8 @@ class Run:
     """Hold what one run left behind: `result` as in result.json, the rank of every user's target under every head.
 
     `protocol` is what experiment.yaml says of PROTOCOL, `header` its heading: commit, versions, dataset, features,
-    processes. Users are sorted, and the ranks with them.
+    processes. Users are sorted, and the ranks with them. A run that was `kept` in short has the ensemble alone, and
+    ranks up to KEPT_TO.
     """
 
     label: str
@@ -53,6 +60,7 @@ class Run:
     header: Mapping[str, str]
     users: np.ndarray
     ranks: Mapping[str, np.ndarray]
+    kept: bool = False
 
     @property
     def heads(self) -> list[str]:
@@ -88,23 +96,25 @@ def per_user(metric: str, ranks: np.ndarray) -> np.ndarray:
 
 def load(path: Path, *, label: str) -> Run:
     """Read a finished run; raises ReportError for a missing or unfinished one, and where its two files disagree."""
-    for name in ("result.json", "test_ranks.npz"):
+    kept = (path / KEPT_RANKS).is_file()
+    file = KEPT_RANKS if kept else "test_ranks.npz"
+    for name in ("result.json", file):
         if not (path / name).is_file():
             state = f"has no {name}: it is unfinished" if path.is_dir() else "does not exist"
             finished = sorted(str(found.parent) for found in path.parent.glob("*/result.json"))
             raise ReportError(f"{path} {state}; finished runs there: {', '.join(finished) or 'none'}")
     result = json.loads((path / "result.json").read_text(encoding="utf-8"))
-    with np.load(path / "test_ranks.npz") as file:
-        arrays = dict(file)
+    with np.load(path / file) as saved:
+        arrays = dict(saved)
     order = np.argsort(arrays["users"], kind="stable")
     ranks = {head: values[order] for head, values in arrays.items() if head != "users"}
-    for head, recorded in {**result["test"], POPULAR: result["most_popular"]}.items():
-        for metric in SHOWN:
-            counted = per_user(metric, ranks[head]).mean()
-            if abs(counted - recorded[metric]) > 1e-5:
-                found = f"{head} {metric} is {recorded[metric]:.6f} in result.json and {counted:.6f} in test_ranks.npz"
-                raise ReportError(f"{path}: {found}; the files are of different runs, so train it again")
-    return Run(label, result, *_settings(path), arrays["users"][order], ranks)
+    recorded = {**result["test"], POPULAR: result["most_popular"]}
+    for head, metric in product(ranks if kept else recorded, KEPT if kept else SHOWN):
+        counted, told = per_user(metric, ranks[head]).mean(), recorded[head][metric]
+        if abs(counted - told) > 1e-5:
+            found = f"{head} {metric} is {told:.6f} in result.json and {counted:.6f} in {file}"
+            raise ReportError(f"{path}: {found}; the files are of different runs, so train it again")
+    return Run(label, result, *_settings(path), arrays["users"][order], ranks, kept)
 
 
 def _settings(path: Path) -> tuple[dict[str, str], dict[str, str]]:
