@@ -89,7 +89,8 @@ def encoders_of(experiment: Experiment, saved: Path | None = None) -> dict[str, 
         if policy == "frozen" or name not in experiment.model.streams:
             continue
         network = Network.load(name, encoder, saved=None if saved is None else saved / name)
-        made[name] = TrainedEncoder(network, policy, limit=limits.get(name))
+        checkpointing = experiment.train.encoder_checkpointing
+        made[name] = TrainedEncoder(network, policy, limit=limits.get(name), checkpointing=checkpointing)
     return made
 
 

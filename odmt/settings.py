@@ -173,6 +173,9 @@ class TrainConfig:
     encode_chunk: int = 64
     """Items that pass the encoders at a time in training, each chunk once more in the backward pass, so that memory
     does not grow with the batch; 0 lets all of a batch pass at once, which is faster where memory bears it."""
+    encoder_checkpointing: bool = False
+    """Keep no activations inside the blocks of the encoders, and compute them again in the backward pass: for items
+    that are large by themselves, such as long clips."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"

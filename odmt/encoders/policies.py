@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MethodType
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from odmt.encoders import EncoderError
 from odmt.encoders.network import Network
@@ -45,10 +49,16 @@ class TrainedEncoder(nn.Module):
     (BatchNorm): they would make an item's vector depend on its neighbours. Parameters that no token depends on
     (poolers, heads) are not trained. limit: most tokens of an item that are kept.
 
-    Raises `EncoderError` where the policy finds nothing in this network that it could train.
+    checkpointing: keep of each block in training what goes in, and compute the rest again in the backward pass
+    (activation checkpointing, arXiv 1604.06174): for items that are large by themselves, such as long clips.
+
+    Raises `EncoderError` where the policy finds nothing in this network that it could train, and where there are no
+    blocks to checkpoint.
     """
 
-    def __init__(self, network: Network, policy: str = "full", *, limit: int | None = None) -> None:
+    def __init__(
+        self, network: Network, policy: str = "full", *, limit: int | None = None, checkpointing: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.name = f"{network.name} @ {policy}"
@@ -59,6 +69,8 @@ class TrainedEncoder(nn.Module):
         self.frozen = tuple(reach(network))
         self.frozen += tuple(m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
         self.train()
+        if checkpointing:
+            _checkpoint_blocks(network)
         self._leave_out_what_is_not_read()
         self.trained = any(parameter.requires_grad for parameter in self.parameters())
         if not self.trained and call.name != "frozen_live":
@@ -84,6 +96,21 @@ class TrainedEncoder(nn.Module):
             reached = torch.autograd.grad(values.sum(), wanted, allow_unused=True)
         for parameter, gradient in zip(wanted, reached, strict=True):
             parameter.requires_grad_(gradient is not None)
+
+
+def _checkpoint_blocks(network: Network) -> None:
+    blocks = [part for part, is_block in blocks_of(network.model) if is_block]
+    if not blocks:
+        raise EncoderError(f"{network.name} has no blocks whose activations could be left out; train it without")
+    for block in blocks:
+        block.forward = MethodType(_recomputed, block)  # a method, so that a copy's block is the copy's
+
+
+def _recomputed(block: nn.Module, *arguments: Any, **options: Any) -> Any:
+    forward = partial(type(block).forward, block)
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **options)
+    return checkpoint(forward, *arguments, use_reentrant=False, **options)
 
 
 def frozen() -> Reach:

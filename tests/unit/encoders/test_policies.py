@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,45 @@ def test_layers_that_keep_statistics_keep_those_they_have() -> None:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert not any(norm.training or norm.running_mean.abs().max() > 0 for norm in norms)
+
+
+@pytest.mark.parametrize("policy", ["full", "top(1)", "lora(r=2)"])
+@pytest.mark.parametrize("kind", ["vit", "bert"])
+def test_checkpointing_keeps_less_and_changes_no_gradient(kind: str, policy: str, bert: Path) -> None:
+    def step(*, checkpointing: bool) -> tuple[int, dict[str, torch.Tensor]]:
+        network = vit() if kind == "vit" else parse_encoder("text", str(bert)).build()
+        torch.manual_seed(3)  # for what LoRA draws, and for dropout
+        encoder = copy.deepcopy(TrainedEncoder(network, policy, checkpointing=checkpointing)).double().train()
+        kept = 0
+
+        def note(x: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += x.numel()
+            return x
+
+        inputs = {name: x.repeat_interleave(8, 0) for name, x in network.example().items()}
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            values = encoder(inputs).values
+        values.square().sum().backward()
+        found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+        encoder.eval()
+        with torch.no_grad():
+            return kept, {**found, "tokens": encoder(inputs).values}
+
+    (kept, found), (less, again) = step(checkpointing=False), step(checkpointing=True)
+    assert 0 < less < kept
+    assert found.keys() == again.keys()
+    assert all(name == "tokens" or gradient.any() or "lora_A" in name for name, gradient in found.items())
+    for name, gradient in found.items():
+        torch.testing.assert_close(again[name], gradient, rtol=0, atol=1e-9)
+
+
+def test_a_network_without_blocks_cannot_leave_out_what_is_in_them() -> None:
+    network = vit()
+    network.model = nn.Sequential(nn.Linear(2, 2))
+    network.name = "a layer"
+    with pytest.raises(EncoderError, match="a layer has no blocks whose activations could be left out"):
+        TrainedEncoder(network, "full", checkpointing=True)
 
 
 def test_tokens_may_be_limited() -> None:

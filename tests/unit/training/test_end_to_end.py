@@ -63,6 +63,15 @@ def test_workers_and_a_resumed_run_change_nothing(pictures: Path, tmp_path: Path
     assert lines(tmp_path / "parts") == lines(whole)
 
 
+def test_checkpointing_changes_nothing(pictures: Path, tmp_path: Path) -> None:
+    plain = run(experiment(pictures, tmp_path, *LIVE, "--name=plain", "--train.epochs=2"))
+    fresh_accelerator()
+    leaner = run(
+        experiment(pictures, tmp_path, *LIVE, "--name=leaner", "--train.epochs=2", "--train.encoder-checkpointing")
+    )
+    assert lines(leaner) == lines(plain)
+
+
 def test_what_is_kept_decoded_changes_nothing(pictures: Path, tmp_path: Path) -> None:
     plain = run(experiment(pictures, tmp_path, *LIVE, "--name=plain"))
     fresh_accelerator()
