@@ -164,7 +164,13 @@ def _check_encoders(model: ModelConfig) -> None:
     """Check what is trained from raw content; that its weights are to be had shows when they are loaded."""
     from odmt.encoders import EncoderError, parse_encoder
 
-    for name, (encoder, policy) in model.encoders_of_streams().items():
+    found = model.encoders_of_streams()
+    if model.encoder_policy != "full" and all(" @ " in text for text in model.encoders):
+        raise ConfigError(
+            f"model.encoder_policy={model.encoder_policy} is for encoders of model.encoders without a policy of their "
+            "own, and there are none"
+        )
+    for name, (encoder, policy) in found.items():
         if name not in MODALITIES:
             raise ConfigError(
                 f"model.encoders names {name!r}, and only modalities have content; {did_you_mean(name, MODALITIES)}"

@@ -54,9 +54,11 @@ class ModelConfig:
     """What an item is seen through: id, any modality with features, and further ones that --data.features names; each
     is a head unless the fusion or the join makes one of them."""
     encoders: tuple[str, ...] = ()
-    """Encoders that are trained with the rest, from raw content, as STREAM=ENCODER @ POLICY: "image=resnet18 @ top(2)".
-    Policies: full (also without one); top(2), the last two blocks; lora(r=8); frozen-live; frozen, which reads what
-    that encoder has stored."""
+    """Encoders that are trained with the rest, from raw content, as STREAM=ENCODER or STREAM=ENCODER @ POLICY, such as
+    "image=resnet18 @ top(2)"."""
+    encoder_policy: str = "full"
+    """How far training reaches into encoders without a policy of their own: full; top(2), the last two blocks;
+    lora(r=8); frozen-live; frozen, which reads what that encoder has stored."""
     dim: int = 128
     """Width of item vectors and user states."""
     fusion: str = "imt(layers=2, heads=2)"
@@ -100,7 +102,7 @@ class ModelConfig:
         for stream, text in pairs.items():
             # an @ within brackets or quotes is part of a path
             encoder, at, policy = text.rpartition(" @ ")
-            found[stream] = (encoder.strip(), policy.strip()) if at else (text.strip(), "full")
+            found[stream] = (encoder.strip(), policy.strip()) if at else (text.strip(), self.encoder_policy)
         return found
 
     def backbones_of_streams(self) -> dict[str, str]:

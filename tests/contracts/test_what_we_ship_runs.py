@@ -24,9 +24,9 @@ from tests.tiny import NUM_USERS, tiny_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CONFIGS = REPOSITORY / "experiments" / "configs"
-SMALLER = "microlens-cpu"
-DATASETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != SMALLER)
-OVERLAYS = [*sorted(path.stem for path in (CONFIGS.parent / "ablations").glob("*.yaml")), SMALLER]
+PARTS = ["microlens-cpu", "microlens-live", "sample-live"]
+DATASETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in PARTS)
+OVERLAYS = [*sorted(path.stem for path in (CONFIGS.parent / "ablations").glob("*.yaml")), *PARTS]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -40,7 +40,9 @@ def test_every_configuration_takes_a_step(name: str, overlay: str) -> None:
     argv = ["--dataset", name, *(["--ablation", overlay] if overlay else [])]
     experiment = parse(argv, configs=CONFIGS)
     assert experiment.config is not None
-    features = ItemFeatures.from_arrays(7, text=np.ones((7, 2, 16), "float32"), image=np.ones((7, 3, 16), "float32"))
+    sizes = {"text": 2, "image": 3, "video": 4}
+    arrays = {name: np.ones((7, most, 16), "float32") for name, most in sizes.items()}
+    features = ItemFeatures.from_arrays(7, **arrays)
     model = build_model(experiment, features, item_counts=np.ones(8, dtype=np.int64))
     losses = model(make_batch(HISTORIES, features, model.modalities))
     torch.stack(list(losses.values())).sum().backward()
