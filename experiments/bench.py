@@ -6,6 +6,7 @@ Suites:
   step      a training step beside a plain reference of the same loss and gradients, and the arithmetic floor
   eval      item encoding, scoring and ranking beside the release's way, and the full ranking of MicroLens-50k
   loader    reading a batch's tokens beside the step that uses it, with cached features, warm and cold
+  live      training through an encoder of clips: memory against batch, frames per second, who waits for whom
   growth    time and memory against batch, tokens, catalogue, streams and history length, beside the formula
   start     import, --help, opening a dataset and the first step, each in a process of its own
   prepare   vendor files to dataset folder, at growing numbers of interactions, each in a process of its own
@@ -31,6 +32,7 @@ SUITES = {
     "step": "step",
     "eval": "evaluation",
     "loader": "loader",
+    "live": "live",
     "growth": "growth",
     "start": "start",
     "prepare": "preparation",

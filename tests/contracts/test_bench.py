@@ -26,6 +26,7 @@ SUITES = {
     "eval": "--dims 16 --encode 20 --users 6 --catalogues 50 --full 30 50 --grow 50 --repeats 1",
     "loader": "--widths 384 --batches 4 --items 60 --repeats 2",
     "growth": "--dim 16 --sweeps tokens --most 8 --repeats 1 --plot {folder}/curves.svg",
+    "live": "--encoder test_efficientnet_ln(frames=2,size=32,pretrained=False) --batches 2 --ways blocks --repeats 1",
     "start": "--repeats 1",
     "prepare": "--interactions 20000 --folder {folder}",
 }
@@ -34,6 +35,7 @@ KEYS = {
     "eval": "what",
     "loader": "width batch file_bytes loader_s step_s wait_share cold_s cold_disk_bytes cold_asked_bytes",
     "growth": "sweep value step_s formula_s peak_bytes formula_bytes",
+    "live": "way batch items step_s peak_bytes frames_per_s peak_share wait_share",
     "start": "what seconds",
     "prepare": "layout seconds per_second peak_bytes",
 }
