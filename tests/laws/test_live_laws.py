@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
 
 from odmt import ItemFeatures, make_batch
-from odmt.data.format import Dataset
+from odmt.data.format import Dataset, open_dataset
 from odmt.encoders.contents import LiveContent, LiveFeatures, contents_of
 from odmt.encoders.policies import TrainedEncoder
 from odmt.model import ODMT
@@ -40,11 +42,13 @@ def make_live(dataset: Dataset, policy: str = "full", *, dropout: float = 0.0, *
     return ODMT(features, dim=16, dropout=dropout, length=4, encoders={"image": encoder}, **settings).double()
 
 
-def losses_and_gradients(model: ODMT, seed: int = 5) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def losses_and_gradients(
+    model: ODMT, seed: int = 5, histories: np.ndarray = HISTORIES
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.train()
     model.zero_grad()
     torch.manual_seed(seed)
-    loss = torch.stack(list(model(make_batch(HISTORIES, model.features)).values())).sum()
+    loss = torch.stack(list(model(make_batch(histories, model.features)).values())).sum()
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -90,6 +94,31 @@ def test_chunks_change_no_gradient(chunk: int, settings: dict[str, Any], dataset
     assert parts[1].keys() == whole[1].keys()
     for name, gradient in whole[1].items():
         torch.testing.assert_close(parts[1][name], gradient, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def gradients_of_a_process(rank: int, data: Path, meeting: Path, out: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=2)
+    model = make_live(open_dataset(data), streams=("id", "image"), chunk=3).train()
+    share = HISTORIES[2 * rank : 2 * rank + 2]
+    wrapped = DistributedDataParallel(model)  # held: without it nothing is reduced
+    losses = wrapped(make_batch(share, model.features))
+    torch.stack(list(losses.values())).sum().backward()
+    torch.save({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, out / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_chunks_change_no_gradient_of_two_processes(dataset: Dataset, tmp_path: Path) -> None:
+    arguments = (dataset.path, tmp_path / "meeting", tmp_path)
+    spawn(gradients_of_a_process, args=arguments, nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    model = make_live(dataset, streams=("id", "image"))  # in one piece, in one process, one share after the other
+    halves = [losses_and_gradients(model, histories=share)[1] for share in (HISTORIES[:2], HISTORIES[2:])]
+    assert found[0].keys() == halves[0].keys()
+    assert any(name.startswith("encoders.image.network.model.patches") for name in halves[0])
+    for name, gradient in halves[0].items():
+        mean = (gradient + halves[1][name]) / 2
+        assert torch.equal(found[0][name], found[1][name])
+        torch.testing.assert_close(found[0][name], mean, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_encoding_again_repeats_what_dropout_did(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
