@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from data_adapters.__main__ import _parser as adapters_parser
 from data_adapters.options import Options
@@ -189,3 +190,30 @@ def test_two_processes_train_through_an_encoder_chunk_by_chunk(tmp_path: Path) -
     assert done.stdout.count("could not be read: 1 of image") == 1, "told once, by one of them"
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert result["test"]["ensemble"]["HR@10"] > result["most_popular"]["HR@10"] + 0.2
+
+
+@pytest.fixture(scope="module")
+def small_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for command in (
+        f"data_adapters sample --out {folder}/raw --users 80 --items 50",
+        f"data_adapters microlens --raw {folder}/raw --out {folder}/sample",
+        f"odmt.encoders {folder}/sample --modality text --encoder tfidf(dim=8)",
+    ):
+        done = python("-m", *command.split())
+        assert done.returncode == 0, done.stderr
+    return folder / "sample"
+
+
+@pytest.mark.parametrize("overlay", ["videorec", "all_streams"])
+def test_the_sample_trains_through_its_encoders(overlay: str, small_sample: Path, tmp_path: Path) -> None:
+    train = str(REPOSITORY / "experiments" / "train.py")
+    given = ["--dataset", str(small_sample), "--ablation", overlay, "sample-live", "--name", "live"]
+    done = python(train, *given, "--output", str(tmp_path), "--train.epochs", "1", "--train.log-every", "1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "live" / "result.json").read_text())
+    heads = {"videorec": {"video"}, "all_streams": {"id", "text", "image", "video"}}[overlay]
+    assert set(result["test"]) == {*heads, "ensemble"}
+    (weights,) = (tmp_path / "live" / "model").glob("*.safetensors")
+    trained = {name.split(".")[1] for name in load_file(weights) if name.startswith("encoders.")}
+    assert trained == heads & {"image", "video"}
