@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from odmt.config import Experiment, to_yaml
+from odmt.data.folder_name import flush
 
 __all__ = ["RunFolder", "flat", "write_whole"]
 
@@ -102,7 +103,7 @@ class RunFolder:
         """Make the checkpoint written aside the newest, then remove what is older and weights that are not best."""
         newest = self.checkpoints / f"epoch-{epoch:05d}"
         for path in [*self.partial_checkpoint.rglob("*"), self.partial_checkpoint]:
-            _sync(path)  # the checkpoint before it is about to go
+            flush(path)  # the checkpoint before it is about to go
         os.replace(self.partial_checkpoint, newest)
         for old in self.checkpoints.glob("epoch-*"):
             if old != newest:
@@ -127,7 +128,7 @@ class RunFolder:
         """Keep every user's rank under every head, so that runs can be compared user by user."""
         partial = self.path / ".test_ranks.partial.npz"
         np.savez(partial, users=users, **ranks)  # pyright: ignore[reportArgumentType]
-        _sync(partial)
+        flush(partial)
         os.replace(partial, self.test_ranks)
 
     def check_same(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
@@ -149,15 +150,6 @@ class RunFolder:
                     f"{self.experiment}: the run to resume has {setting}={before.get(name)}, the command says "
                     f"{now.get(name)}; make them equal or choose another --name"
                 )
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -139,57 +139,36 @@ def test_a_misspelt_setting_is_answered_with_the_right_one() -> None:
         parse(["--dataset", "sample", "--train.epoch", "3"], configs=CONFIGS)
 
 
+def train_by_two(dataset: Path, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    train = str(REPOSITORY / "experiments" / "train.py")
+    small = ["--model.dim=16", "--train.batch-size=16", "--train.epochs=4", "--train.lr=0.01"]
+    given = [f"--dataset={dataset}", f"--output={out}", "--name=two", *small, *settings]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", train, *given]
+    done = python(*launch, cwd=out, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((out / "two" / "result.json").read_text())
+    assert result["test"]["ensemble"]["HR@10"] > result["most_popular"]["HR@10"] + 0.2
+    return done
+
+
 def test_two_processes_train_together_and_count_nobody_twice(tmp_path: Path) -> None:
     tiny_dataset(tmp_path / "tiny")
-    train = str(REPOSITORY / "experiments" / "train.py")
-    settings = [f"--dataset={tmp_path / 'tiny'}", f"--output={tmp_path}", "--name=two", "--model.fusion=imt(layers=1)"]
-    settings += [
-        "--model.dim=16",
-        "--train.batch-size=16",
-        "--train.epochs=4",
-        "--train.lr=0.01",
-        "--train.log-every=2",
-        "--model.ensemble=fitted",
-    ]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", train, *settings]
-    done = python(*launch, cwd=tmp_path, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    settings = ["--model.fusion=imt(layers=1)", "--train.log-every=2", "--model.ensemble=fitted"]
+    train_by_two(tmp_path / "tiny", tmp_path, *settings)
     with np.load(tmp_path / "two" / "test_ranks.npz") as ranks:
         assert len(ranks["ensemble"]) == NUM_USERS
         assert (ranks["ensemble"] >= 1).all()  # a tile that nobody or two had ranked would show as 0 or twice the rank
         assert ranks["ensemble"].max() <= 24
-    assert result["test"]["ensemble"]["HR@10"] > result["most_popular"]["HR@10"] + 0.2
     once = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in once if "valid" in line] == [1, 2, 3, 4]
 
 
 def test_two_processes_train_through_an_encoder_chunk_by_chunk(tmp_path: Path) -> None:
     picture_dataset(tmp_path / "pictures", also={9: "empty.png"})
-    train = str(REPOSITORY / "experiments" / "train.py")
-    settings = [
-        f"--dataset={tmp_path / 'pictures'}",
-        f"--output={tmp_path}",
-        "--name=two",
-        "--model.fusion=independent",
-    ]
-    settings += [
-        "--model.streams=image",
-        f"--model.encoders=image={TINY} @ top(1)",
-        "--distill.graph",
-        "--model.dim=16",
-        "--train.batch-size=16",
-        "--train.epochs=4",
-        "--train.lr=0.01",
-        "--train.encoder-lr=0.01",
-        "--train.encode-chunk=5",
-    ]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", train, *settings]
-    done = python(*launch, cwd=tmp_path, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr[-3000:]
+    alone = ["--model.fusion=independent", "--model.streams=image", "--distill.graph"]
+    live = [f"--model.encoders=image={TINY} @ top(1)", "--train.encoder-lr=0.01", "--train.encode-chunk=5"]
+    done = train_by_two(tmp_path / "pictures", tmp_path, *alone, *live)
     assert done.stdout.count("could not be read: 1 of image") == 1, "told once, by one of them"
-    result = json.loads((tmp_path / "two" / "result.json").read_text())
-    assert result["test"]["ensemble"]["HR@10"] > result["most_popular"]["HR@10"] + 0.2
 
 
 @pytest.fixture(scope="module")
