@@ -6,9 +6,7 @@ missing modality with a reason, never a crash and never black frames.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +14,10 @@ import torch
 from einops import rearrange, reduce
 from PIL import Image
 
-from odmt.data.clips import read_clip
-from odmt.data.sampling import FrameChoice
 from odmt.encoders import EncoderError
-from odmt.encoders.frozen import hash_weights
+from odmt.encoders.frames import Frames, OfFrames
 from odmt.encoders.hub import OfTransformers, load_model, load_processor
-from odmt.encoders.network import FilePreparation, Network, Scaling, all_real
+from odmt.encoders.network import Scaling, all_real
 from odmt.encoders.pooling import FRAME_POOLS
 from odmt.encoders.processing import Processed
 from odmt.encoders.timm_models import create_timm, preprocessing_of, timm_tokens
@@ -31,52 +27,7 @@ from odmt.types import Float, Tensor, Tokens
 __all__ = ["TimmFrames", "TorchvisionVideo", "TransformersVideo"]
 
 
-class _Frames(FilePreparation):
-    """Decode the chosen frames of clips, [frames, height, width, 3] bytes, and let `process` bring them to size."""
-
-    def __init__(self, choice: FrameChoice, process: Callable[[np.ndarray], Tensor], *, side: int) -> None:
-        self.choice, self.process, self.side = choice, process, side
-        self.varies = choice.how == "random"
-
-    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
-        return self.process(read_clip(path, frames=self.choice, side=self.side, rng=rng).frames)
-
-
-class _OfFrames(Network):
-    """What networks share that read frames of clips."""
-
-    def __init__(self, name: str, *, frames: int, sample: str, stride: int) -> None:
-        super().__init__()
-        self.name = name
-        try:
-            self.choice = FrameChoice(frames, sample, stride)
-        except ValueError as error:
-            raise EncoderError(f"video encoder {name!r}: {error}") from error
-
-    def recipe(self) -> dict[str, Any]:
-        return {"method": self.method(), "weights": hash_weights(self.model), **self.reading()}
-
-    def reading(self) -> dict[str, Any]:
-        """Say which frames are read, and how they are brought to size."""
-        frames = {"number": self.choice.frames, "sample": self.choice.how, "stride": self.choice.stride}
-        return {"frames": frames, **self.processing()}
-
-    @abstractmethod
-    def processing(self) -> dict[str, Any]:
-        """Say how frames are brought to size."""
-
-    @abstractmethod
-    def method(self) -> str:
-        """Say in words how tokens are made."""
-
-    def example(self) -> dict[str, Tensor]:
-        """Make the inputs of a clip of nothing."""
-        assert isinstance(self.preparation, _Frames)
-        side = self.preparation.side
-        return {"pixels": self.preparation.process(np.zeros((self.choice.frames, side, side, 3), np.uint8))[None]}
-
-
-class TimmFrames(_OfFrames):
+class TimmFrames(OfFrames):
     """Read the frames of a clip one by one with any timm model, and join their summaries.
 
     frames, sample, stride: which frames, see `odmt.data.sampling.FrameChoice`.
@@ -106,7 +57,7 @@ class TimmFrames(_OfFrames):
         self.preprocessing, resize = preprocessing_of(self.model)
         # Twice the input size leaves the model's own resizing its filter.
         side = 2 * max(self.preprocessing["input_size"][1:])
-        self.preparation = _Frames(self.choice, _EachFrame(resize), side=side)
+        self.preparation = Frames(self.choice, _EachFrame(resize), side=side)
         self.scale = Scaling(self.preprocessing["mean"], self.preprocessing["std"])
         self.pooling, self.pool = FRAME_POOLS[pool](self.width, frames), pool
 
@@ -135,7 +86,7 @@ class _EachFrame:
         return torch.stack([self.resize(Image.fromarray(frame)) for frame in frames])
 
 
-class TorchvisionVideo(_OfFrames):
+class TorchvisionVideo(OfFrames):
     """Read a clip with a 3-D network of torchvision: r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v1_b, mvit_v2_s, swin3d_t,
     swin3d_s, swin3d_b.
 
@@ -159,7 +110,7 @@ class TorchvisionVideo(_OfFrames):
         self.model, preset, self.width = create_torchvision(
             model, pretrained=pretrained, checkpoint=checkpoint, frames=frames
         )
-        self.preparation = _Frames(self.choice, TorchvisionResize(preset), side=2 * max(preset.resize_size))
+        self.preparation = Frames(self.choice, TorchvisionResize(preset), side=2 * max(preset.resize_size))
         self.scale = Scaling(preset.mean, preset.std)
         self.preset = {"crop": list(preset.crop_size), "resize": list(preset.resize_size)}
 
@@ -175,7 +126,7 @@ class TorchvisionVideo(_OfFrames):
         return all_real(torchvision_map(self.model, rearrange(self.scale(inputs["pixels"]), "n t c h w -> n c t h w")))
 
 
-class TransformersVideo(OfTransformers, _OfFrames):
+class TransformersVideo(OfTransformers, OfFrames):
     """Read a clip with a model of transformers (VideoMAE, TimeSformer, ViViT, V-JEPA 2, X-CLIP), of a hub name or of a
     folder.
 
@@ -198,7 +149,7 @@ class TransformersVideo(OfTransformers, _OfFrames):
         self.config, self.processor = config, load_processor(model, "video")
         processed = Processed(self.processor)
         self.processor_hash = processed.identity()
-        self.preparation = _Frames(self.choice, processed.clip, side=processed.side())
+        self.preparation = Frames(self.choice, processed.clip, side=processed.side())
         self.scale = processed.scale
 
     def method(self) -> str:
