@@ -281,6 +281,11 @@ def to_yaml(experiment: Experiment) -> str:
     What concerns one start only (which files were read, resume, overwrite) is left out and takes no part in equality.
     """
     tree = {name: value for name, value in asdict(experiment).items() if name not in COMMAND_LINE_ONLY}
-    origin = experiment.config or "the built-in defaults"
+    origin = _seen_from_here(Path(experiment.config)) if experiment.config else "the built-in defaults"
     heading = f"# from {origin}" + "".join(f" with {name}" for name in experiment.ablation)
     return f"{heading}\n{yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)}"
+
+
+def _seen_from_here(path: Path) -> Path:
+    """Leave out where on this machine the working directory lies: run folders are shared."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -64,7 +64,7 @@ class Conv3d(OfFrames):
 def _block(
     inside: int, outside: int, kernel: tuple[int, int, int] = (3, 3, 3), stride: tuple[int, int, int] = (2, 2, 2)
 ) -> nn.Sequential:
-    padding = tuple(side // 2 for side in kernel)
+    padding = kernel[0] // 2, kernel[1] // 2, kernel[2] // 2
     convolution = nn.Conv3d(inside, outside, kernel, stride, padding, bias=False)
     return nn.Sequential(convolution, nn.GroupNorm(4, outside), nn.ReLU())
 

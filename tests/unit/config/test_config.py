@@ -123,11 +123,15 @@ def test_what_is_written_reads_back_equal(
     assert parse(["--config", str(path)], configs=tmp_path) == experiment
 
 
-def test_a_parsed_experiment_repeats_itself_ablations_included(configs: Path, tmp_path: Path) -> None:
+def test_a_parsed_experiment_repeats_itself_ablations_included(
+    configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     argv = ["--dataset", "sample", "--ablation", "wide", "no_distill", "--model.dim", "16"]
     experiment = parse(argv, configs=configs)
     written = to_yaml(experiment)
     assert written.startswith(f"# from {configs / 'sample.yaml'} with wide with no_distill\ndataset: sample\n")
+    monkeypatch.chdir(configs.parent)
+    assert to_yaml(experiment).startswith(f"# from {configs.name}/sample.yaml with wide"), "not where that is"
     (tmp_path / "experiment.yaml").write_text(written)
     assert parse(["--config", str(tmp_path / "experiment.yaml")], configs=configs) == experiment
 
