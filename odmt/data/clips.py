@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -180,7 +180,7 @@ def _decode(path: Path, listing: _Listing, wanted: Sequence[int]) -> list[VideoF
 def _by_seeking(container: InputContainer, listing: _Listing, wanted: Sequence[int]) -> list[VideoFrame]:
     stream = _video_stream(container)
     decoded, found = container.decode(stream), []
-    at = listing.times[0]
+    at = begun = listing.times[0]
     for time in wanted:
         if found and time == at:
             found.append(found[-1])
@@ -189,13 +189,24 @@ def _by_seeking(container: InputContainer, listing: _Listing, wanted: Sequence[i
         if key > at:
             container.seek(key, stream=stream)
             decoded = container.decode(stream)
-        # frames before the keyframe in time, but after it in the file, lean on what was skipped: they are passed over
-        frame = next((frame for frame in decoded if _time(frame) >= time), None)
-        if frame is None or _time(frame) != time or frame.is_corrupt:
+            begun = key
+        frame = next((frame for frame in _sound(decoded, begun) if _time(frame) >= time), None)
+        if frame is None or _time(frame) != time:
             raise _AstrayError
         found.append(frame)
         at = time
     return found
+
+
+def _sound(decoded: Iterable[VideoFrame], begun: int) -> Iterator[VideoFrame]:
+    """Pass frames on until one is damaged: those behind it lean on it, and are not marked themselves.
+
+    Frames before the keyframe `begun` in time, but after it in the file, lean on what was skipped: they may be damaged.
+    """
+    for frame in decoded:
+        if frame.is_corrupt and _time(frame) >= begun:
+            raise _AstrayError
+        yield frame
 
 
 def _from_the_start(container: InputContainer, listing: _Listing, wanted: Sequence[int]) -> list[VideoFrame]:

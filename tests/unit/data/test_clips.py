@@ -145,6 +145,18 @@ def damaged(path: Path) -> Path:
     return path
 
 
+def hurt_between(path: Path) -> Path:
+    """Overwrite part of the tenth of forty frames that lean on each other; the middles of three parts come later."""
+    write_clip(path, frames=40, options={"g": "100", "bf": "0"})
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][10]
+        place, size = packet.pos, packet.size
+    data = bytearray(path.read_bytes())
+    data[place + size // 2 : place + size // 2 + size // 8] = b"\xff" * (size // 8)
+    path.write_bytes(data)
+    return path
+
+
 def playlist(path: Path, text: str) -> Path:
     write_clip(path.with_name("secret.mp4"))
     path.write_text(text)
@@ -166,6 +178,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: cut(write_clip(folder / "a.mkv", frames=60), 0.5),
         r"cut off: [01]\.\d of 3\.0 s are there \(\d\d frames\)",
     ),
+    "damaged between wanted frames": (lambda folder: hurt_between(folder / "a.mp4"), r"damaged: frame \d+ of 40"),
     "damaged": (lambda folder: damaged(folder / "a.mp4"), r"damaged"),
     "a list of other clips": (
         lambda folder: playlist(folder / "a.mp4", "ffconcat version 1.0\nfile secret.mp4\n"),
