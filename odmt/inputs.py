@@ -25,7 +25,7 @@ def stored_features(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
     chosen = experiment.model.encoders_of_streams()
     frozen = {name: encoder for name, (encoder, policy) in chosen.items() if policy == "frozen"}
     stored = [name for name in experiment.model.streams if name != "id" and (name not in chosen or name in frozen)]
-    select, limits = experiment.data.selected_features() | frozen, experiment.data.token_limits()
+    select, limits = frozen | experiment.data.selected_features(), experiment.data.token_limits()
     return open_features(
         dataset,
         stored,

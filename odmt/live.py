@@ -9,6 +9,7 @@ it changes no bit of what dropout does. `torch.utils.checkpoint` does it, which 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -56,11 +57,22 @@ def in_chunks(
 ) -> Streams:
     """Encode `size` items at a time, and keep of each chunk what `encode` gives and nothing else."""
     made = []
-    for part in _slices(len(items), size):
-        some = {name: _part(given, part) for name, given in content.items()}
-        # bound now: what is encoded again must be this chunk
-        made.append(checkpoint(encode, items[part], some, use_reentrant=False, determinism_check="none"))
+    with _without_shared_copies(items.device):
+        for part in _slices(len(items), size):
+            some = {name: _part(given, part) for name, given in content.items()}
+            # bound now: what is encoded again must be this chunk
+            made.append(checkpoint(encode, items[part], some, use_reentrant=False, determinism_check="none"))
     return {name: torch.cat([streams[name] for streams in made]) for name in made[0]}
+
+
+def _without_shared_copies(device: torch.device) -> AbstractContextManager[object]:
+    """Have autocast, where it is on, copy weights for every chunk: gradients of all chunks would be added up in the
+    precision of one shared copy.
+    """
+    kind = device.type
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
 
 
 def _part(given: Tokens | Raw, part: slice) -> Tokens | Raw:

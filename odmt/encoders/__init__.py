@@ -33,7 +33,6 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "timm": "odmt.encoders.image:TimmImage",
     },
     "video": {
-        "conv3d": "odmt.encoders.conv3d:Conv3d",
         "torchvision": "odmt.encoders.video:TorchvisionVideo",
         "transformers": "odmt.encoders.video:TransformersVideo",
         "timm": "odmt.encoders.video:TimmFrames",

@@ -63,7 +63,9 @@ class TransformersText(OfTransformers, Network):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode texts, [texts, tokens, width]."""
-        output = self.model(**inputs, output_hidden_states=self.layer != -1)
+        # decoders would keep what they have read, and read it again where blocks are computed again
+        caching = {"use_cache": False} if getattr(self.model.config, "use_cache", None) else {}
+        output = self.model(**inputs, **caching, output_hidden_states=self.layer != -1)
         tokens = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
         return Tokens(tokens, inputs["attention_mask"].bool())
 

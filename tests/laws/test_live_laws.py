@@ -96,6 +96,22 @@ def test_chunks_change_no_gradient(chunk: int, settings: dict[str, Any], dataset
         torch.testing.assert_close(parts[1][name], gradient, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_chunks_add_up_in_full_precision_under_autocast(dataset: Dataset) -> None:
+    rng = np.random.default_rng(0)
+    histories = rng.integers(1, NUM_ITEMS, (12, 4))
+
+    def gradient(chunk: int, *, bf16: bool) -> torch.Tensor:
+        model = make_live(dataset, streams=("image",), chunk=chunk).float().train()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = torch.stack(list(model(make_batch(histories, model.features)).values())).sum()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.encoders.parameters() if p.grad is not None])
+
+    exact = gradient(0, bf16=False)
+    whole, parts = ((gradient(chunk, bf16=True) - exact).norm() / exact.norm() for chunk in (0, 1))
+    assert parts < 1.2 * whole
+
+
 def gradients_of_a_process(rank: int, data: Path, meeting: Path, out: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=2)
     model = make_live(open_dataset(data), streams=("id", "image"), chunk=3).train()
