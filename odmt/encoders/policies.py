@@ -134,7 +134,7 @@ def top(blocks: int) -> Reach:
         raise EncoderError(f"policy top(blocks={blocks}): train at least one block, or none with frozen-live")
 
     def reach(network: Network) -> Sequence[nn.Module]:
-        parts = blocks_of(network.model)
+        parts = _in_order(network)
         places = [place for place, (_, is_block) in enumerate(parts) if is_block]
         if blocks > len(places):
             raise EncoderError(
@@ -171,6 +171,29 @@ def lora(r: int = 8, alpha: int = 16) -> Reach:
         return [network.model]
 
     return reach
+
+
+def _in_order(network: Network) -> list[tuple[nn.Module, bool]]:
+    """Give the parts of `blocks_of` that a content passes, in the order in which it does: a model may hold others, such
+    as the text tower of a model of clips, and define its first norm last.
+    """
+    passed: dict[nn.Module, int] = {}
+    parts = blocks_of(network.model)
+
+    def note(part: nn.Module, _: object) -> None:
+        passed.setdefault(part, len(passed))
+
+    hooks = [part.register_forward_pre_hook(note) for part, _ in parts]
+    device = next(network.parameters()).device
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()({name: x.to(device) for name, x in network.example().items()})
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return sorted((one for one in parts if one[0] in passed), key=lambda one: passed[one[0]])
 
 
 def blocks_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:

@@ -13,6 +13,7 @@ import torch
 
 from odmt.data.clips import read_clip
 from odmt.encoders import EncoderError, Unreadable, load_encoder, parse_encoder
+from odmt.encoders.policies import TrainedEncoder
 from odmt.encoders.torchvision_mend import mend_torchvision
 from odmt.spec import SpecError
 from tests.clips import write_clip
@@ -144,7 +145,7 @@ def vjepa2(folder: Path) -> None:
         mlp_ratio=2,
         pred_hidden_size=24,
         pred_num_attention_heads=2,
-        pred_num_hidden_layers=1,
+        pred_num_hidden_layers=3,
     )
     VJEPA2Model(config).save_pretrained(folder)
     VJEPA2VideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
@@ -178,6 +179,19 @@ def test_models_of_transformers(
     assert np.abs(ours - single).max() > 1e-4
     reverse = arrays(encoder, clips[::-1])[1]
     np.testing.assert_allclose(reverse, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("save", [videomae, timesformer, vivit, vjepa2, xclip])
+def test_the_last_block_of_models_of_transformers(save: Callable[[Path], None], tmp_path: Path) -> None:
+    save(tmp_path / "model")
+    encoder = TrainedEncoder(parse_encoder("video", str(tmp_path / "model")).build(), "top(1)").train()
+    encoder(encoder.network.example()).values.square().sum().backward()
+    moved = {name for name, p in encoder.network.model.named_parameters() if p.grad is not None and p.grad.any()}
+    trained = {name for name, p in encoder.network.model.named_parameters() if p.requires_grad}
+    assert moved
+    layers = {number for name in trained for number in re.findall(r"(?<!mit.encoder.)\blayers?\.(\d+)\.", name)}
+    assert layers == {"1"}, "the last of two, and nothing before it"
+    assert not any(word in name for name in trained for word in ("predictor", "text_model", "prompts", "pre_layernorm"))
 
 
 @pytest.mark.parametrize("save", [videomae, timesformer, vivit])
