@@ -134,27 +134,27 @@ def fit(
         progress.epoch += 1
         distill_weight = distillation_weight(experiment.distill, progress.epoch)
         what = f"epoch {progress.epoch}/{settings.epochs}"
-        bar = tqdm(
-            naming_files(loader), total=len(batches), desc=what, unit="step", disable=not accelerator.is_main_process
-        )
+        bar = tqdm(loader, total=len(batches), desc=what, unit="step", disable=not accelerator.is_main_process)
         wrapped.train()
-        for number, batch in enumerate(bar, start=1):
-            if experiment.distill.ramp_by == "step":
-                distill_weight = distillation_weight(experiment.distill, progress.epoch - 1 + number / len(batches))
-            losses = wrapped(batch.to(accelerator.device), distill_weight=distill_weight)
-            accelerator.backward(sum(losses.values()))
-            if settings.clip:
-                accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            progress.step += 1
-            if progress.step % settings.log_every == 0 or number == len(batches):
-                values = {name: reduced(accelerator, loss.detach(), "mean").item() for name, loss in losses.items()}
-                _stop_if_broken(values, progress)
-                bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
-                line = {"step": progress.step, "epoch": progress.epoch, "lr": schedule.get_last_lr()[0], "loss": values}
-                _log(accelerator, folder, line)
+        with naming_files():
+            for number, batch in enumerate(bar, start=1):
+                if experiment.distill.ramp_by == "step":
+                    distill_weight = distillation_weight(experiment.distill, progress.epoch - 1 + number / len(batches))
+                losses = wrapped(batch.to(accelerator.device), distill_weight=distill_weight)
+                accelerator.backward(sum(losses.values()))
+                if settings.clip:
+                    accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                progress.step += 1
+                if progress.step % settings.log_every == 0 or number == len(batches):
+                    values = {name: reduced(accelerator, loss.detach(), "mean").item() for name, loss in losses.items()}
+                    _stop_if_broken(values, progress)
+                    bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
+                    rate = schedule.get_last_lr()[0]
+                    line = {"step": progress.step, "epoch": progress.epoch, "lr": rate, "loss": values}
+                    _log(accelerator, folder, line)
 
         valid = validate(model, questions, experiment, accelerator)
         broken = unreadable_files(model)

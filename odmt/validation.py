@@ -39,15 +39,14 @@ def validate(
 def encode_catalogue(model: ODMT, experiment: Experiment, accelerator: Accelerator) -> Streams:
     """Encode every item once, shared among processes; `model.unreadable` then tells what none of them could read."""
     shown = accelerator.is_main_process and bool(model.encoders)
-    tables = model.encode_catalogue(
-        workers=experiment.data.workers if model.encoders else 0,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        add=partial(reduced, accelerator, how="sum"),
-        progress=lambda reading, total: tqdm(
-            naming_files(reading), total=total, desc="encode", unit="chunk", leave=False, disable=not shown
-        ),
-    )
+    with naming_files():
+        tables = model.encode_catalogue(
+            workers=experiment.data.workers if model.encoders else 0,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            add=partial(reduced, accelerator, how="sum"),
+            progress=partial(tqdm, desc="encode", unit="chunk", leave=False, disable=not shown),
+        )
     if model.encoders:
         everywhere: dict[str, dict[int, str]] = {}
         for found in gather_object([model.unreadable]):

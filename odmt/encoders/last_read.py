@@ -8,19 +8,19 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 __all__ = ["LostWorkerError", "naming_files", "noting"]
 
-Item = TypeVar("Item")
 LENGTH = 4096
 
 
-class LostWorkerError(RuntimeError):
+class LostWorkerError(ChildProcessError):
     """Say that a process that read files is gone, and which file it was reading."""
 
 
@@ -34,13 +34,15 @@ def noting(read: Callable[..., Any]) -> Callable[..., Any]:
     return noted
 
 
-def naming_files(batches: Iterable[Item]) -> Iterator[Item]:
-    """Pass batches of a loader on; where one of its workers dies, tell what it was reading.
+@contextmanager
+def naming_files() -> Iterator[None]:
+    """Go through batches of a loader; where one of its workers dies, tell what it was reading.
 
+    The loader speaks up wherever its process is, waiting for a batch or busy with one: all of it belongs within.
     Raises `LostWorkerError` in the place of the loader's own error.
     """
     try:
-        yield from batches
+        yield
     except RuntimeError as error:
         dead = [int(pid) for pid in re.findall(r"\d+", " ".join(re.findall(r"pid\(?s?\)? ([\d, ]+)", str(error))))]
         files = [file for pid in dead if (file := _read_note(pid))]
