@@ -71,9 +71,12 @@ def run(experiment: Experiment) -> Path:
     split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
     encoders = encoders_of(experiment)
     features = features_of(experiment, dataset, encoders, counts=split.item_counts())
-    model = build_model(experiment, features, item_counts=split.item_counts(), encoders=encoders)
-    set_seed(experiment.seed, device_specific=True)  # models start alike everywhere, but each process drops its own
     folder = RunFolder(experiment.folder)
+    for encoder in encoders.values():  # what starts from the catalogue's content encodes it
+        encoder.to(accelerator.device)
+    resumed = experiment.resume and folder.newest_checkpoint() is not None
+    model = build_model(experiment, features, item_counts=split.item_counts(), encoders=encoders, start=not resumed)
+    set_seed(experiment.seed, device_specific=True)  # models start alike everywhere, but each process drops its own
     if accelerator.is_main_process:  # only now: what was asked for can be done
         inputs = {"dataset": dataset.fingerprint, "features": json.dumps(features.keys)}
         folder.claim(experiment, inputs | {"processes": str(accelerator.num_processes)})
@@ -112,6 +115,7 @@ def fit(
         model.modalities,
         batches,
         workers=experiment.data.workers,
+        ahead=1 if model.encoders else 2,  # a batch of clips takes gigabytes
         draws=model.loss.draws,
         shares=model.draw_shares,
     )

@@ -121,13 +121,16 @@ def training_loader(
     batches: UserBatches,
     *,
     workers: int = 0,
+    ahead: int = 2,
     draws: int = 0,
     shares: np.ndarray | None = None,
 ) -> DataLoader[Batch]:
     """Load the training batches of an epoch; set `batches.epoch` before each pass.
 
+    ahead: batches that each of the `workers` prepares before they are asked for, all in memory.
     draws: items drawn for each batch as further candidates, each by its chance in `shares` [num_items + 1].
     """
     collate = Collate(split, features, modalities, batches, draws=draws, shares=shares)
     users = range(split.num_users)
-    return DataLoader(users, batch_sampler=batches, collate_fn=collate, num_workers=workers)  # pyright: ignore[reportArgumentType]
+    prefetch = {"prefetch_factor": ahead} if workers else {}
+    return DataLoader(users, batch_sampler=batches, collate_fn=collate, num_workers=workers, **prefetch)  # pyright: ignore[reportArgumentType]
