@@ -123,6 +123,8 @@ def parse_encoder(modality: str, name: str) -> Call:
         return _read(head, arguments, known=known, kind=kind, typed=name)
     if not Path(head).exists() and (close := difflib.get_close_matches(head, known, n=1, cutoff=0.7)):
         raise EncoderError(f"unknown {kind} {head!r}; did you mean {close[0]!r}?")
+    if (head.startswith((".", "/")) or head.count("/") > 1) and not Path(head).exists():  # no name of a hub looks so
+        raise EncoderError(f"{kind} {head!r}: there is no such folder, seen from {Path.cwd()}")
     call = _read(_maker_of(modality, head), arguments, known=known, kind=kind, typed=name)
     return replace(call, name=head, arguments={"model": head, **call.arguments})
 

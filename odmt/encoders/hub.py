@@ -67,9 +67,9 @@ def load_model(model: str, modality: str, *, weights: bool = True) -> tuple[nn.M
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
-    if not weights:
-        return AutoModel.from_config(AutoConfig.from_pretrained(model)).float(), model
     try:
+        if not weights:
+            return AutoModel.from_config(AutoConfig.from_pretrained(model)).float(), model
         # fp32 whatever the checkpoint holds, so that precision is ours to choose.
         precision = {precision_argument(transformers.__version__): torch.float32}
         network, report = AutoModel.from_pretrained(model, output_loading_info=True, **precision)

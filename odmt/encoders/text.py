@@ -95,6 +95,7 @@ class _Tokenizing(Preparation):
             max_length=self.max_tokens,
             padding=True,
             padding_side="right",
+            return_attention_mask=True,  # some tokenizers give it on request alone
             return_tensors="pt",
         )
         return Prepared({name: batch[name] for name in self.NAMES if name in batch})
