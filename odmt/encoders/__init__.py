@@ -123,20 +123,16 @@ def parse_encoder(modality: str, name: str) -> Call:
         return _read(head, arguments, known=known, kind=kind, typed=name)
     if not Path(head).exists() and (close := difflib.get_close_matches(head, known, n=1, cutoff=0.7)):
         raise EncoderError(f"unknown {kind} {head!r}; did you mean {close[0]!r}?")
-    if (head.startswith((".", "/")) or head.count("/") > 1) and not Path(head).exists():  # no name of a hub looks so
-        raise EncoderError(f"{kind} {head!r}: there is no such folder, seen from {Path.cwd()}")
     call = _read(_maker_of(modality, head), arguments, known=known, kind=kind, typed=name)
     return replace(call, name=head, arguments={"model": head, **call.arguments})
 
 
 def _maker_of(modality: str, model: str) -> str:
-    """Say whose model a name means: a folder with a config.json and OWNER/NAME are transformers' (timm's own models are
-    at the hub as hf-hub:timm/NAME), and others the last known maker's.
+    """Say whose model a name means: a folder with a config.json, OWNER/NAME and a path that does not exist (which will
+    be told) are transformers', and others the last known maker's. timm's own models are at the hub as hf-hub:timm/NAME.
     """
     *_, fallback = KNOWN[modality]
-    if (Path(model) / "config.json").is_file() or (
-        model.count("/") == 1 and ":" not in model and not Path(model).exists()
-    ):
+    if (Path(model) / "config.json").is_file() or ("/" in model and ":" not in model and not Path(model).exists()):
         return "transformers"
     if "torchvision" in KNOWN[modality] and TORCHVISION.match(model):
         return "torchvision"

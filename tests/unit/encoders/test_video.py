@@ -262,8 +262,8 @@ def test_whose_model_a_name_is(name: str, target: str) -> None:
             r"its weights are not to be had .* download https://.* 'r3d_18\(checkpoint=\"path/to/weights.pth\"\)'",
         ),
         ("r3d_18(checkpoint='nowhere.pth')", "there is no checkpoint nowhere.pth"),
-        ("configs/videomae/tinyy(weights=False)", "'configs/videomae/tinyy': there is no such folder, seen from /"),
-        ("./tiny", "video encoder './tiny': there is no such folder"),
+        ("configs/videomae/tinyy(weights=False)", "'configs/videomae/tinyy': it is neither a folder here nor"),
+        ("./tiny", "video encoder './tiny': it is neither a folder here nor"),
         ("nobody/nothing(weights=False)", "'nobody/nothing': it is neither a folder here nor to be had"),
     ],
 )
