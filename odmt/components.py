@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AUGMENTATIONS",
     "BACKBONES",
     "CONTENT",
     "CONTEXT",
@@ -63,6 +64,8 @@ ENSEMBLES = {
     "weighted": "odmt.ensembles:Weighted",
     "fitted": "odmt.ensembles:Fitted",
 }
+
+AUGMENTATIONS = {"crop": "odmt.data.augmenting:Crop"}
 
 CONTENT = "content"
 """Stands for every stream but the id, where streams are named, and is what fusion 'joint' calls them all as one."""

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from odmt.config import Experiment
+from odmt.components import AUGMENTATIONS
+from odmt.config import ConfigError, Experiment
 from odmt.data.features import ItemFeatures, open_features
 from odmt.data.format import Dataset
 from odmt.encoders.contents import LiveContent, LiveFeatures, contents_of
-from odmt.encoders.network import Network
+from odmt.encoders.network import FilePreparation, Network
 from odmt.encoders.pixel_store import PixelStore
 from odmt.encoders.policies import TrainedEncoder
 from odmt.model import ODMT
+from odmt.spec import parse_call
 
 __all__ = ["encoders_of", "features_of", "stored_features", "unreadable_files"]
 
@@ -49,7 +51,7 @@ def features_of(
     stored = stored_features(experiment, dataset)
     if not encoders:
         return stored
-    live = {}
+    live, augmentations = {}, experiment.data.augmentations()
     for name, encoder in encoders.items():
         if name == "text":
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads that a forked worker would not have
@@ -58,7 +60,16 @@ def features_of(
         store = (
             _store(experiment, dataset, name, encoder, counts) if experiment.data.store_gb and name != "text" else None
         )
-        live[name] = LiveContent(contents_of(dataset, name), encoder.network.preparation, encoder.width, store)
+        preparation = encoder.network.preparation
+        if name in augmentations:
+            if not isinstance(preparation, FilePreparation):
+                raise ConfigError(
+                    f"data.augment: {encoder.name} prepares {name} by itself, as {type(preparation).__name__}; derive "
+                    "that from odmt.encoders.network.FilePreparation, or leave the augmentation out"
+                )
+            augment = parse_call(augmentations[name], known=AUGMENTATIONS, kind="augmentation").build()
+            preparation = preparation.augmented(augment)
+        live[name] = LiveContent(contents_of(dataset, name), preparation, encoder.width, store)
     return LiveFeatures(stored, live, order=[name for name in experiment.model.streams if name != "id"])
 
 

@@ -27,6 +27,9 @@ class DataConfig:
     stream reads others of a modality beside them, as STREAM=MODALITY:ENCODER: words=text:tfidf."""
     max_tokens: tuple[str, ...] = ()
     """Most tokens read per item, as MODALITY=NUMBER: text=30 image=50. Without it, all that are stored."""
+    augment: tuple[str, ...] = ()
+    """What training does to pictures and clips before encoders that are trained read them, differently at each look, as
+    STREAM=AUGMENTATION: video=crop(least=0.5), or one of your own."""
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
     store_gb: float = 0.0
@@ -36,6 +39,10 @@ class DataConfig:
     def selected_features(self) -> dict[str, str]:
         """Read `features` as {stream: key or encoder, or modality:encoder}."""
         return read_pairs(self.features, "data.features", "text=tfidf")
+
+    def augmentations(self) -> dict[str, str]:
+        """Read `augment` as {stream: component call}."""
+        return read_pairs(self.augment, "data.augment", '"video=crop(least=0.5)"')
 
     def token_limits(self) -> dict[str, int]:
         """Read `max_tokens` as {modality: number}."""

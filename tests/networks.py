@@ -28,12 +28,16 @@ class Small(FilePreparation):
     def __init__(self, *, varies: bool = False) -> None:
         self.varies = varies
 
-    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
+    def decode(self, path: Path, rng: np.random.Generator | None = None) -> np.ndarray:
         if path.name == "fatal.png":
             os.kill(os.getpid(), signal.SIGKILL)
-        picture = np.asarray(read_picture(path, side=SIDE).resize((SIDE, SIDE)))
-        dimmed = picture if rng is None else picture * rng.random()
-        return torch.from_numpy(dimmed.astype(np.uint8)).permute(2, 0, 1)
+        picture = np.asarray(read_picture(path, side=SIDE))
+        dimmed = picture if rng is None or self.augment else picture * rng.random()
+        return dimmed.astype(np.uint8)[None]
+
+    def fit(self, frames: np.ndarray) -> Tensor:
+        picture = Image.fromarray(np.ascontiguousarray(frames[0])).resize((SIDE, SIDE))
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 class TinyPatches(Network):

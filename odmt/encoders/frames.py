@@ -20,14 +20,17 @@ __all__ = ["Frames", "OfFrames"]
 
 
 class Frames(FilePreparation):
-    """Decode the chosen frames of clips, [frames, height, width, 3] bytes, and let `process` bring them to size."""
+    """Decode the chosen frames of clips, and let `process` bring them to size."""
 
     def __init__(self, choice: FrameChoice, process: Callable[[np.ndarray], Tensor], *, side: int) -> None:
         self.choice, self.process, self.side = choice, process, side
         self.varies = choice.how == "random"
 
-    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
-        return self.process(read_clip(path, frames=self.choice, side=self.side, rng=rng).frames)
+    def decode(self, path: Path, rng: np.random.Generator | None = None) -> np.ndarray:
+        return read_clip(path, frames=self.choice, side=self.side, rng=rng).frames
+
+    def fit(self, frames: np.ndarray) -> Tensor:
+        return self.process(frames)
 
 
 class OfFrames(Network):

@@ -6,20 +6,17 @@ cannot be read is a missing modality with a reason, never a crash and never a bl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 
-from odmt.data.pictures import read_picture
 from odmt.encoders.frozen import hash_weights
 from odmt.encoders.hub import OfTransformers, load_model, load_processor, part_of
-from odmt.encoders.network import FilePreparation, Network, Scaling, all_real
-from odmt.encoders.processing import Processed, ProcessedPictures
+from odmt.encoders.network import Network, Scaling, all_real
+from odmt.encoders.processing import Pictures, Processed
 from odmt.encoders.timm_models import create_timm, preprocessing_of, timm_tokens
 from odmt.types import Tensor, Tokens
 
@@ -42,7 +39,7 @@ class TimmImage(Network):
         self.width = int(self.model.num_features)
         self.preprocessing, resize = preprocessing_of(self.model)
         # Twice the input size leaves the model's own resizing its filter.
-        self.preparation = _Pictures(resize, side=2 * max(self.preprocessing["input_size"][1:]))
+        self.preparation = Pictures(resize, side=2 * max(self.preprocessing["input_size"][1:]))
         self.size = self.preprocessing["input_size"]
         self.scale = Scaling(self.preprocessing["mean"], self.preprocessing["std"])
 
@@ -65,14 +62,6 @@ class TimmImage(Network):
         return all_real(timm_tokens(self.model, self.scale(inputs["pixels"])))
 
 
-class _Pictures(FilePreparation):
-    def __init__(self, resize: Callable[[Image.Image], Tensor], *, side: int) -> None:
-        self.resize, self.side = resize, side
-
-    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
-        return self.resize(read_picture(path, side=self.side))
-
-
 class TransformersImage(OfTransformers, Network):
     """Read every patch of an image model of transformers (ViT, CLIP, SigLIP, DINOv2, ...), a hub name or a folder.
 
@@ -90,7 +79,8 @@ class TransformersImage(OfTransformers, Network):
         self.width = int(getattr(config, "hidden_size", None) or config.hidden_sizes[-1])
         self.processor = load_processor(model, "image")
         processed = Processed(self.processor)
-        self.preparation, self.scale = ProcessedPictures(processed), processed.scale
+        self.preparation = Pictures(processed.picture, side=processed.side())
+        self.scale = processed.scale
         self.processor_hash = processed.identity()
 
     def recipe(self) -> dict[str, Any]:
@@ -105,8 +95,9 @@ class TransformersImage(OfTransformers, Network):
         return {"processor": self.processor_hash}
 
     def example(self) -> dict[str, Tensor]:
-        assert isinstance(self.preparation, ProcessedPictures)
-        return {"pixels": self.preparation.blank()[None]}
+        assert isinstance(self.preparation, Pictures)
+        side = self.preparation.side
+        return {"pixels": self.preparation.fit(np.zeros((1, side, side, 3), np.uint8))[None]}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode pictures, [pictures, 3, height, width], into [pictures, tokens, width]."""

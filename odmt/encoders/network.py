@@ -11,6 +11,7 @@ import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import get_worker_info
 
+from odmt.data.augmenting import Augmentation
 from odmt.encoders import Content, EncoderError, Unreadable, parse_encoder
 from odmt.encoders.files import read_each
 from odmt.encoders.frozen import choose_device, frozen_inference
@@ -68,9 +70,27 @@ class FilePreparation(Preparation):
     Several are read at a time; a worker process of a loader, one of several, reads one, and notes which.
     """
 
+    augment: Augmentation | None = None
+    """Changes what training reads before it is brought to size; without random numbers nothing is changed."""
+
+    def augmented(self, augment: Augmentation) -> FilePreparation:
+        """Give the same preparation with this augmentation."""
+        other = copy(self)
+        other.augment, other.varies = augment, True
+        return other
+
     @abstractmethod
+    def decode(self, path: Path, rng: np.random.Generator | None = None) -> UInt8[np.ndarray, "frames rows columns 3"]:
+        """Read one file's colours, a picture as one frame. Raises `BrokenMediaError`."""
+
+    @abstractmethod
+    def fit(self, frames: UInt8[np.ndarray, "frames rows columns 3"]) -> Tensor:
+        """Bring them to the size that the network reads, a picture without the dimension of frames."""
+
     def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
-        """Read one file. Raises `BrokenMediaError`."""
+        """Read one file as the network takes it. Raises `BrokenMediaError`."""
+        frames = self.decode(path, rng)
+        return self.fit(frames if self.augment is None or rng is None else self.augment(frames, rng))
 
     def __call__(self, contents: Sequence[Content], rngs: Sequence[np.random.Generator] | None = None) -> Prepared:
         worker = get_worker_info() is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from odmt.encoders import EncoderError
 from odmt.encoders.network import FilePreparation, Scaling
 from odmt.types import Tensor
 
-__all__ = ["Processed", "ProcessedPictures"]
+__all__ = ["Pictures", "Processed"]
 
 HAPPENSTANCE = ("transformers_version", "_processor_class", "processor_class")
 """Settings that decide no value."""
@@ -75,15 +75,14 @@ class Processed:
         return 2 * max(numbers, default=512)
 
 
-class ProcessedPictures(FilePreparation):
-    """Read pictures, and let an image processor resize and crop them."""
+class Pictures(FilePreparation):
+    """Decode pictures, no larger than is of use for `side` pixels a side, and let `process` bring them to size."""
 
-    def __init__(self, processed: Processed) -> None:
-        self.processed, self.side = processed, processed.side()
+    def __init__(self, process: Callable[[Image.Image], Tensor], *, side: int) -> None:
+        self.process, self.side = process, side
 
-    def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
-        return self.processed.picture(read_picture(path, side=self.side))
+    def decode(self, path: Path, rng: np.random.Generator | None = None) -> np.ndarray:
+        return np.asarray(read_picture(path, side=self.side))[None]
 
-    def blank(self) -> Tensor:
-        """Prepare a picture of nothing."""
-        return self.processed.picture(Image.new("RGB", (self.side, self.side)))
+    def fit(self, frames: np.ndarray) -> Tensor:
+        return self.process(Image.fromarray(np.ascontiguousarray(frames[0])))

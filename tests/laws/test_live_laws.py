@@ -13,8 +13,10 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from odmt import ItemFeatures, make_batch
+from odmt.data.augmenting import Crop
 from odmt.data.format import Dataset, open_dataset
 from odmt.encoders.contents import LiveContent, LiveFeatures, contents_of
+from odmt.encoders.network import FilePreparation
 from odmt.encoders.policies import TrainedEncoder
 from odmt.model import ODMT
 from odmt.types import Raw
@@ -230,6 +232,26 @@ def test_what_varies_follows_from_seed_epoch_and_item_alone(dataset: Dataset) ->
     assert not torch.equal(drawn(items), pixels(features.drawing(1, 3), items))
     assert not torch.equal(drawn(items), pixels(features, items))  # evaluation varies nothing
     assert torch.equal(pixels(features, items), pixels(live_features(dataset, encoder), items))
+
+
+def test_an_augmentation_changes_what_training_reads_and_nothing_else(dataset: Dataset) -> None:
+    plain = live_features(dataset, TrainedEncoder(TinyPatches()))
+    encoder = TrainedEncoder(TinyPatches())
+    assert isinstance(encoder.network.preparation, FilePreparation)
+    encoder.network.preparation = encoder.network.preparation.augmented(Crop(least=0.3))
+    features = live_features(dataset, encoder)
+    assert features.varies
+    assert not plain.varies
+    items = np.array([4, 1, 6])
+    as_stored, evaluated, trained, again, later = (
+        raw.inputs["pixels"]
+        for given in (plain, features, features.drawing(1, 2), features.drawing(1, 2), features.drawing(1, 3))
+        if isinstance(raw := given.gather("image", items), Raw)
+    )
+    assert torch.equal(evaluated, as_stored)
+    assert torch.equal(trained, again)
+    for one, other in ((trained, as_stored), (later, as_stored), (trained, later)):
+        assert not torch.equal(one, other)
 
 
 def test_an_encoder_of_no_stream_is_refused(dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,32 @@ def test_encoders_that_cannot_be_trained_are_refused(
 def test_misspelt_encoders_are_answered_before_anything_is_read(encoder: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         experiment(tmp_path / "nowhere", tmp_path, f"--model.encoders={encoder}")
+
+
+def test_augmented_pictures_train_another_model_and_are_asked_for_by_a_setting(pictures: Path, tmp_path: Path) -> None:
+    one_epoch = (*LIVE, "--train.epochs=1")
+    folders = []
+    for name, further in {"plain": [], "cropped": ["--data.augment=image=crop(least=0.3)"]}.items():
+        folders.append(run(experiment(pictures, tmp_path, *one_epoch, *further, f"--name={name}")))
+        fresh_accelerator()
+    plain, cropped = (lines(folder)[0]["loss"] for folder in folders)
+    assert plain != cropped
+    model = from_pretrained(folders[1] / "model", open_dataset(pictures))
+    result = json.loads((folders[1] / "result.json").read_text())
+    assert result["epochs"] == 1
+    assert model.encode_catalogue()["image"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["--data.augment=text=crop"], "data.augment names 'text', and only pictures and clips are"),
+        (["--data.augment=image=crop(least=2.0)"], "the smallest share of the area is above 0"),
+        (["--data.augment=image=crop(last=0.5)"], "crop takes no argument 'last'"),
+        (["--data.augment=image=blur"], "unknown augment 'blur'"),
+        (["--data.augment=image=crop", "--model.encoder-policy=frozen"], "stored features of image are read"),
+    ],
+)
+def test_augmentations_that_cannot_be_meant(pictures: Path, tmp_path: Path, settings: list[str], told: str) -> None:
+    with pytest.raises((ConfigError, ValueError), match=re.escape(told)):
+        run(experiment(pictures, tmp_path, *LIVE, *settings))
