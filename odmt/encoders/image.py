@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 
 from odmt.encoders.frozen import hash_weights
 from odmt.encoders.hub import OfTransformers, load_model, load_processor, part_of
 from odmt.encoders.network import Network, Scaling, all_real
+from odmt.encoders.picture_tokens import read_layout
 from odmt.encoders.processing import Pictures, Processed
 from odmt.encoders.timm_models import create_timm, preprocessing_of, timm_tokens
 from odmt.types import Tensor, Tokens
@@ -65,27 +65,29 @@ class TimmImage(Network):
 class TransformersImage(OfTransformers, Network):
     """Read every patch of an image model of transformers (ViT, CLIP, SigLIP, DINOv2, ...), a hub name or a folder.
 
-    Tokens are those of its last layer: the class token first, where it has one, and the patches row by row; of a
-    convolutional network the mean of its last map, then its cells. What it was trained on is decided by its own image
-    processor. Of a text-image model only the part for images is used. Without `weights` they are drawn, to be
-    loaded with a model that was trained.
+    Tokens are those of its last layer: first the class token, or what SigLIP's head makes of the patches, or their
+    mean; then the patches row by row, without registers. Of a convolutional network they are the mean of its last map,
+    then its cells. What it was trained on is decided by its own image processor. Of a text-image model only the part
+    for images is used. Without `weights` they are drawn, to be loaded with a model that was trained.
     """
 
     def __init__(self, model: str, *, weights: bool = True) -> None:
         super().__init__()
         whole, self.name = load_model(model, "image", weights=weights)
         self.model = part_of(whole, "image")
-        self.config, config = whole.config, self.model.config
-        self.width = int(getattr(config, "hidden_size", None) or config.hidden_sizes[-1])
+        self.config = whole.config
         self.processor = load_processor(model, "image")
         processed = Processed(self.processor)
         self.preparation = Pictures(processed.picture, side=processed.side())
         self.scale = processed.scale
         self.processor_hash = processed.identity()
+        noise = torch.randn(self.example()["pixels"].shape, generator=torch.Generator().manual_seed(0))
+        self.layout = read_layout(self.model, noise, f"image encoder {model!r}")
+        self.width = self.layout.width
 
     def recipe(self) -> dict[str, Any]:
         return {
-            "method": f"transformers {type(self.model).__name__}, all tokens of the last layer",
+            "method": f"transformers {type(self.model).__name__}, {self.layout.method()}",
             "weights": hash_weights(self.model),
             **self.reading(),
         }
@@ -101,8 +103,4 @@ class TransformersImage(OfTransformers, Network):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode pictures, [pictures, 3, height, width], into [pictures, tokens, width]."""
-        found = self.model(pixel_values=self.scale(inputs["pixels"])).last_hidden_state
-        if found.ndim == 4:
-            found = rearrange(found, "n c h w -> n (h w) c")
-            found = torch.cat([found.mean(dim=1, keepdim=True), found], dim=1)
-        return all_real(found)
+        return all_real(self.layout.tokens(self.model, self.scale(inputs["pixels"])))
