@@ -99,7 +99,7 @@ def test_a_summary_and_the_patches(
     np.testing.assert_allclose(ours[0], expected.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["DeiT", "Dinov2WithRegisters", "SiglipVision", "Swin"])
+@pytest.mark.parametrize("kind", ["DeiT", "Dinov2WithRegisters", "SiglipVision", "Swin", "ViTMAE"])
 def test_the_summary_depends_on_every_place(kind: str, tmp_path: Path) -> None:
     saved(tmp_path / "model", kind, **(SWIN if kind == "Swin" else SMALL))
     network = parse_encoder("image", str(tmp_path / "model")).build().eval()
@@ -108,6 +108,20 @@ def test_the_summary_depends_on_every_place(kind: str, tmp_path: Path) -> None:
     (network({"pixels": pixels}).values[0, 0] * torch.randn(16)).sum().backward()
     assert pixels.grad is not None
     assert (pixels.grad.unfold(2, 8, 8).unfold(3, 8, 8).abs().amax((0, 1, 4, 5)) > 0).all()
+
+
+def test_vit_mae_sees_every_patch_in_order(picture: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", "ViTMAE", **SMALL, mask_ratio=0.75)
+    model.config.mask_ratio = 0.0
+    found = theirs(model, picture)
+    expected = found.last_hidden_state[0].clone()
+    expected[1:] = expected[1:][found.ids_restore[0]]
+    first, again = load_encoder("image", str(tmp_path / "model")), load_encoder("image", str(tmp_path / "model"))
+    (ours,) = arrays(first, [picture])
+    np.testing.assert_allclose(ours, expected.numpy(), atol=1e-5)
+    np.testing.assert_array_equal(arrays(again, [picture] * 3)[2], ours)
+    assert first.recipe() == again.recipe()
+    assert first.recipe()["method"] == "transformers ViTMAEModel, all tokens of the last layer, none masked"
 
 
 def test_a_model_that_gives_no_tokens_is_refused(tmp_path: Path) -> None:
