@@ -100,8 +100,8 @@ def encoders_of(experiment: Experiment, saved: Path | None = None) -> dict[str, 
         if policy == "frozen" or name not in experiment.model.streams:
             continue
         network = Network.load(name, encoder, saved=None if saved is None else saved / name)
-        checkpointing = experiment.train.encoder_checkpointing
-        made[name] = TrainedEncoder(network, policy, limit=limits.get(name), checkpointing=checkpointing)
+        how = {"bf16": experiment.train.bf16, "checkpointing": experiment.train.encoder_checkpointing}
+        made[name] = TrainedEncoder(network, policy, limit=limits.get(name), **how)
     return made
 
 

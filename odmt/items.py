@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,10 @@ from odmt.components import FIXED, FUSIONS, JOINS, RESERVED
 from odmt.fusion import mean_of_tokens
 from odmt.id_table import start_of_ids
 from odmt.joins import Join
-from odmt.live import EncodedFeatures, in_chunks, tokens_of
+from odmt.live import EncodedFeatures, encoded_once, in_chunks, tokens_of
 from odmt.parts import item_parts
 from odmt.spec import parse_call
-from odmt.types import Contents, Fusion, Int, Raw, Streams, Tensor, Tokens
+from odmt.types import Contents, Fusion, Int, LiveContents, Raw, Streams, Tensor, Tokens
 
 __all__ = ["ItemEncoder", "build_component", "checked_module", "evaluating", "items_apart"]
 
@@ -114,9 +116,16 @@ class ItemEncoder(nn.Module):
         if content is None:
             wanted = items.cpu().numpy()
             content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
-        raw = any(isinstance(given, Raw) for given in content.values())
-        if raw and self.chunk and torch.is_grad_enabled():
-            return in_chunks(self._encoded, items, content, self.chunk)
+        if isinstance(self.features, LiveContents):
+            content = {name: _whole(given, name, self.features) for name, given in content.items()}
+        if self.chunk and torch.is_grad_enabled() and _has_raw(content):
+            encoders: Mapping[str, nn.Module] = dict(self.encoders.items())
+            content = {
+                name: encoded_once(given, encoders.get(name), self.device, self.chunk)
+                for name, given in content.items()
+            }
+            if _has_raw(content):
+                return in_chunks(self._encoded, items, content, self.chunk)
         return self._encoded(items, content)
 
     def _tokens(self, content: Mapping[str, Tokens | Raw]) -> dict[str, Tokens]:
@@ -235,6 +244,15 @@ def checked_module(made: object, what: str) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ValueError(f"{what} is a {type(made).__name__}, not a torch module: it would not be trained or saved")
     return made
+
+
+def _whole(given: Tokens | Raw, name: str, features: LiveContents) -> Tokens | Raw:
+    """Say how what a batch left in a store is read, once it is needed."""
+    return given if isinstance(given, Tokens) else replace(given, reader=partial(features.left, name))
+
+
+def _has_raw(content: Mapping[str, Tokens | Raw]) -> bool:
+    return any(isinstance(given, Raw) for given in content.values())
 
 
 def _checked_streams(streams: Sequence[str], features: Contents) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from odmt.types import Contents, Int, Raw, Streams, Tensor, Tokens
 
-__all__ = ["EncodedFeatures", "in_chunks", "tokens_of"]
+__all__ = ["EncodedFeatures", "encoded_once", "in_chunks", "tokens_of"]
 
 Content = Mapping[str, Tokens | Raw]
 
@@ -29,9 +29,10 @@ def tokens_of(given: Tokens | Raw, encoder: nn.Module | None, device: torch.devi
         return given.to(device)
     assert encoder is not None, "raw content needs its encoder"
     there = given.there.to(device)
-    if not given.inputs:
+    inputs = given.read()
+    if not inputs:
         return _nothing(encoder, there)
-    found = encoder({name: x.to(device, non_blocking=True) for name, x in given.inputs.items()})
+    found = encoder({name: x.to(device, non_blocking=True) for name, x in inputs.items()})
     if bool(given.there.all()):
         return found
     values = found.values.new_zeros(len(there), *found.values.shape[1:])
@@ -63,6 +64,14 @@ def in_chunks(
             # bound now: what is encoded again must be this chunk
             made.append(checkpoint(encode, items[part], some, use_reentrant=False, determinism_check="none"))
     return {name: torch.cat([streams[name] for streams in made]) for name in made[0]}
+
+
+def encoded_once(given: Tokens | Raw, encoder: nn.Module | None, device: torch.device, size: int) -> Tokens | Raw:
+    """Encode raw content at once, `size` items at a time, where no gradient will ask for it a second time."""
+    if isinstance(given, Tokens) or encoder is None or any(p.requires_grad for p in encoder.parameters()):
+        return given
+    with torch.no_grad():
+        return _together([tokens_of(given.part(part), encoder, device) for part in _slices(len(given.there), size)])
 
 
 def _without_shared_copies(device: torch.device) -> AbstractContextManager[object]:
@@ -120,9 +129,13 @@ class EncodedFeatures:
             ]
         finally:
             encoder.train(training)
-        longest = max(tokens.mask.shape[1] for tokens in found)
-        padded = [_padded(tokens, longest) for tokens in found]
-        return Tokens(torch.cat([one.values for one in padded]).cpu(), torch.cat([one.mask for one in padded]).cpu())
+        return _together(found).to("cpu")
+
+
+def _together(found: Sequence[Tokens]) -> Tokens:
+    longest = max(tokens.mask.shape[1] for tokens in found)
+    padded = [_padded(tokens, longest) for tokens in found]
+    return Tokens(torch.cat([one.values for one in padded]), torch.cat([one.mask for one in padded]))
 
 
 def _padded(tokens: Tokens, length: int) -> Tokens:

@@ -5,7 +5,7 @@ Shapes are part of every signature (see `odmt.shapes`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,13 +24,13 @@ __all__ = [
     "Float",
     "Fusion",
     "Int",
+    "LiveContents",
     "Questions",
     "Raw",
     "Streams",
     "Tensor",
     "Tokens",
     "UInt8",
-    "Varying",
 ]
 
 Streams = Mapping[str, Tensor]
@@ -56,11 +56,15 @@ class Raw:
     inputs: arrays by name, with a row for each item that has content, in order; none where no item has.
     there: which items those are.
     broken: for items whose content could not be read, their place among the items, and the reason.
+    left: for each item that has content, 0 where `inputs` has its row, else its number (global id): it lies decoded on
+        the disk, where `reader` finds it, so that batches on their way are small; None where `inputs` has all.
     """
 
     inputs: Mapping[str, Tensor]
     there: Bool[Tensor, " items"]
     broken: Mapping[int, str]
+    left: Int[Tensor, " content"] | None = None
+    reader: Callable[[Int[Tensor, " some"]], Mapping[str, Tensor]] | None = None
 
     def to(self, device: torch.device | str) -> Raw:
         """Stay where it is: pixels go to a device as they are encoded, some items at a time."""
@@ -72,7 +76,24 @@ class Raw:
         first, last, _ = items.indices(len(self.there))
         rows = slice(int(self.there[:first].sum()), int(self.there[:last].sum()))
         broken = {place - first: reason for place, reason in self.broken.items() if first <= place < last}
-        return Raw({name: x[rows] for name, x in self.inputs.items()}, self.there[items], broken)
+        left = None if self.left is None else self.left[rows]
+        if self.left is not None:
+            here = self.left == 0
+            rows = slice(int(here[: rows.start].sum()), int(here[: rows.stop].sum()))
+        return Raw({name: x[rows] for name, x in self.inputs.items()}, self.there[items], broken, left, self.reader)
+
+    def read(self) -> Mapping[str, Tensor]:
+        """Give `inputs` with a row for every item that has content, whether it was carried along or left."""
+        if self.left is None or not self.left.any():
+            return self.inputs
+        assert self.reader is not None, "what a batch left on the disk is read by the model that has its features"
+        found, here = self.reader(self.left[self.left > 0]), self.left == 0
+        if not here.any():
+            return found
+        made = {name: x.new_empty(len(self.left), *x.shape[1:]) for name, x in found.items()}
+        for name, x in made.items():
+            x[here], x[~here] = self.inputs[name], found[name]
+        return made
 
 
 @dataclass(frozen=True)
@@ -150,14 +171,17 @@ class Features(Contents, Protocol):
 
 
 @runtime_checkable
-class Varying(Contents, Protocol):
-    """Name what raw content has in addition that training may read differently each time, such as frames of a clip."""
+class LiveContents(Contents, Protocol):
+    """Name what raw content has in addition."""
 
-    @property
-    def varies(self) -> bool: ...
+    def in_training(self, *draw: int) -> Contents:
+        """Give the same as training reads it: with random numbers that follow from `draw` and each item's own number,
+        where content is read differently each time, and leaving on the disk what is decoded there.
+        """
+        ...
 
-    def drawing(self, *draw: int) -> Contents:
-        """Give the same with random numbers that follow from `draw` and each item's own number."""
+    def left(self, modality: str, items: Int[Tensor, " some"]) -> Mapping[str, Tensor]:
+        """Read what `Raw` has left on the disk, in the order of `items`."""
         ...
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from odmt.data.splits import LeaveTwoOut
 from odmt.data.tokens import by_length
-from odmt.types import Batch, Contents, Varying
+from odmt.types import Batch, Contents, LiveContents
 
 __all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
 
@@ -76,8 +76,8 @@ class Collate:
     def __call__(self, users: Sequence[int]) -> Batch:
         histories = self.split.training(np.asarray(users))
         features = self.features
-        if isinstance(features, Varying) and features.varies:
-            features = features.drawing(self.batches.seed, self.batches.epoch)
+        if isinstance(features, LiveContents):
+            features = features.in_training(self.batches.seed, self.batches.epoch)
         return make_batch(histories, features, self.modalities, drawn=self._draw(users[0]) if self.draws else None)
 
     def _draw(self, first_user: int) -> np.ndarray:

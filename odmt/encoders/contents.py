@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from odmt.data.features import ItemFeatures
 from odmt.encoders import Content, EncoderError
 from odmt.encoders.network import Preparation, Prepared
 from odmt.encoders.pixel_store import PixelStore
-from odmt.types import Raw, Tokens
+from odmt.types import Int, Raw, Tensor, Tokens
 
 __all__ = ["LiveContent", "LiveFeatures", "contents_of"]
 
@@ -29,50 +32,76 @@ class LiveContent:
     width: int
     store: PixelStore | None = None
 
-    def read(self, items: np.ndarray, draw: Sequence[int] | None = None) -> Raw:
+    def read(self, items: np.ndarray, draw: Sequence[int] | None = None, *, leave: bool = False) -> Raw:
         """Prepare the content of `items` (global ids).
 
         draw: what the random numbers of a preparation that varies follow from, beside each item's own number; without
-        it nothing varies.
+        it nothing varies. leave: whether what is in the store stays there, and is named instead (`odmt.types.Raw`).
         """
         wanted = [(item, self.contents[item - 1] if item else None) for item in items.tolist()]
         having = [place for place, (_, content) in enumerate(wanted) if content is not None]
         found = [content for _, content in wanted if content is not None]
+        numbers = [wanted[place][0] for place in having]
         rngs = None
         if draw is not None and self.preparation.varies:
-            rngs = [np.random.default_rng([*draw, wanted[place][0]]) for place in having]
+            rngs = [np.random.default_rng([*draw, number]) for number in numbers]
         there = torch.zeros(len(wanted), dtype=torch.bool)
         if not found:
             return Raw({}, there, {})
-        if self.store is not None and rngs is None:
-            prepared = self._stored(self.store, [wanted[place][0] for place in having], found)
+        if self.store is None or rngs is not None:
+            prepared, left = self.preparation(found, rngs), None
         else:
-            prepared = self.preparation(found, rngs)
+            prepared, left = self._stored(self.store, numbers, found)
         broken = {having[place]: reason for place, reason in prepared.broken.items()}
         there[[place for place in having if place not in broken]] = True
-        return Raw(prepared.inputs, there, broken)
+        raw = Raw(prepared.inputs, there, broken, left, self.left)
+        return replace(raw, reader=None) if leave else Raw(raw.read(), there, broken)
 
-    def _stored(self, store: PixelStore, items: Sequence[int], contents: Sequence[Content]) -> Prepared:
-        """Prepare what the store lacks, and keep it there."""
-        pixels = [store.get(item) for item in items]
-        lacking = [place for place, one in enumerate(pixels) if one is None]
-        if lacking:
-            new = self.preparation([contents[place] for place in lacking])
-            broken = {lacking[place]: reason for place, reason in new.broken.items()}
-            read = [place for place in lacking if place not in broken]
-            for place, one in zip(read, new.inputs.get("pixels", ()), strict=True):
-                pixels[place] = one.numpy()
-                store.put(items[place], one.numpy())
-        else:
-            broken = {}
-        readable = [torch.from_numpy(one) for one in pixels if one is not None]
-        return Prepared({"pixels": torch.stack(readable)} if readable else {}, broken)
+    def left(self, items: Int[Tensor, " some"]) -> dict[str, Tensor]:
+        """Read what is in the store, [items, ...]; decode again what turns out to be damaged there."""
+        assert self.store is not None, "only what is in a store was left there"
+        store, numbers = self.store, items.tolist()
+        pixels = np.empty((len(numbers), *store.shape), store.dtype)
+
+        def read(place: int) -> None:
+            if store.get(numbers[place], into=pixels[place]) is None:
+                content = self.contents[numbers[place] - 1]
+                assert content is not None, "only items with content are in a store"
+                again = self.preparation([content])
+                if again.broken:
+                    raise EncoderError(f"{content} could be read before, and now: {again.broken[0]}")
+                pixels[place] = again.inputs["pixels"][0].numpy()
+                store.put(numbers[place], pixels[place])
+
+        # as with decoding: several at a time, but in a worker process, one of several
+        with ThreadPoolExecutor(1 if get_worker_info() is not None else os.cpu_count()) as pool:
+            list(pool.map(read, range(len(numbers))))
+        return {"pixels": torch.from_numpy(pixels)}
+
+    def _stored(
+        self, store: PixelStore, items: Sequence[int], contents: Sequence[Content]
+    ) -> tuple[Prepared, Int[Tensor, " readable"]]:
+        """Prepare what the store lacks, and leave there what it has room for: say which items those are, 0 for others,
+        whose rows are given.
+        """
+        lacking = [place for place, item in enumerate(items) if not store.has(item)]
+        new = self.preparation([contents[place] for place in lacking]) if lacking else Prepared({})
+        broken = {lacking[place]: reason for place, reason in new.broken.items()}
+        read = [place for place in lacking if place not in broken]
+        left, carried = list(items), []
+        for place, pixels in zip(read, new.inputs.get("pixels", ()), strict=True):
+            if not store.put(items[place], pixels.numpy()):
+                left[place] = 0
+                carried.append(pixels)
+        inputs = {"pixels": torch.stack(carried)} if carried else {}
+        readable = [item for place, item in enumerate(left) if place not in broken]
+        return Prepared(inputs, broken), torch.tensor(readable, dtype=torch.int64)
 
 
 class LiveFeatures:
     """Give stored tokens of some modalities and raw content of others (`odmt.types.Contents`).
 
-    draw: what random numbers of training follow from; see `drawing`.
+    draw: what random numbers of training follow from; see `in_training`.
     """
 
     def __init__(
@@ -107,20 +136,22 @@ class LiveFeatures:
         """Name the folder of each modality's stored features."""
         return self.stored.keys
 
-    @property
-    def varies(self) -> bool:
-        """Say whether training reads the same content differently each time."""
-        return any(content.preparation.varies for content in self.live.values())
-
-    def drawing(self, *draw: int) -> LiveFeatures:
-        """Give the same with random numbers that follow from `draw`, such as seed and epoch, and each item's own."""
+    def in_training(self, *draw: int) -> LiveFeatures:
+        """Give the same as training reads it: with random numbers that follow from `draw`, such as seed and epoch, and
+        from each item's own, and leaving on the disk what is decoded there.
+        """
         return LiveFeatures(self.stored, self.live, order=self.order, draw=draw)
 
     def gather(self, modality: str, items: np.ndarray | Sequence[int]) -> Tokens | Raw:
         """Read the content of `items` (global ids; padding has none)."""
         if modality in self.live:
-            return self.live[modality].read(np.asarray(items, dtype=np.int64), self.draw)
+            wanted = np.asarray(items, dtype=np.int64)
+            return self.live[modality].read(wanted, self.draw, leave=self.draw is not None)
         return self.stored.gather(modality, items)
+
+    def left(self, modality: str, items: Int[Tensor, " some"]) -> Mapping[str, Tensor]:
+        """Read what `odmt.types.Raw` has left on the disk, in the order of `items`."""
+        return self.live[modality].left(items)
 
     def count_tokens(self, modality: str, items: np.ndarray | Sequence[int]) -> np.ndarray:
         """Say how many tokens each item has; of raw content, how many characters, or 1 for a file."""

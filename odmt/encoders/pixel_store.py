@@ -51,20 +51,27 @@ class PixelStore:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_pixels", "_sums")}
 
-    def get(self, item: int) -> np.ndarray | None:
-        """Read an item, None where it is not there."""
+    def has(self, item: int) -> bool:
+        """Say whether an item was written; whether it is whole shows when it is read."""
         slot = self.slot_of[item]
-        if slot < 0 or self._sums[slot] == 0:
+        return bool(slot >= 0 and self._sums[slot] != 0)
+
+    def get(self, item: int, into: np.ndarray | None = None) -> np.ndarray | None:
+        """Read an item, into an array of its shape if there is one; None where it is not there, or not whole."""
+        if not self.has(item):
             return None
-        found = np.array(self._pixels[slot])
+        slot = self.slot_of[item]
+        found = np.empty(self.shape, self.dtype) if into is None else into
+        found[...] = self._pixels[slot]
         return found if _sum_of(found) == self._sums[slot] else None
 
-    def put(self, item: int, pixels: np.ndarray) -> None:
-        """Write an item, if it is one of those that are kept."""
+    def put(self, item: int, pixels: np.ndarray) -> bool:
+        """Write an item, if it is one of those that are kept; say whether it is."""
         slot = self.slot_of[item]
         if slot >= 0:
             self._pixels[slot] = pixels
             self._sums[slot] = _sum_of(pixels)
+        return bool(slot >= 0)
 
     @cached_property
     def _pixels(self) -> np.ndarray:
@@ -97,4 +104,4 @@ class PixelStore:
 
 
 def _sum_of(pixels: np.ndarray) -> int:
-    return zlib.crc32(pixels.tobytes()) | 1  # never 0, which says that nothing is there
+    return zlib.crc32(np.ascontiguousarray(pixels).data) | 1  # never 0, which says that nothing is there

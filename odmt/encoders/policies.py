@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -49,6 +50,8 @@ class TrainedEncoder(nn.Module):
     (BatchNorm): they would make an item's vector depend on its neighbours. Parameters that no token depends on
     (poolers, heads) are not trained. limit: most tokens of an item that are kept.
 
+    bf16: multiply matrices in bfloat16, in training and in evaluation alike.
+
     checkpointing: keep of each block in training what goes in, and compute the rest again in the backward pass
     (activation checkpointing, arXiv 1604.06174): for items that are large by themselves, such as long clips.
 
@@ -57,13 +60,19 @@ class TrainedEncoder(nn.Module):
     """
 
     def __init__(
-        self, network: Network, policy: str = "full", *, limit: int | None = None, checkpointing: bool = False
+        self,
+        network: Network,
+        policy: str = "full",
+        *,
+        limit: int | None = None,
+        bf16: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.name = f"{network.name} @ {policy}"
         self.width = network.width
-        self.limit = limit
+        self.limit, self.bf16 = limit, bf16
         call = parse_policy(policy)
         reach: Reach = call.build()
         self.frozen = tuple(reach(network))
@@ -83,7 +92,9 @@ class TrainedEncoder(nn.Module):
         return self
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
-        tokens = self.network(inputs)
+        device = next(iter(inputs.values())).device.type
+        with torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext():
+            tokens = self.network(inputs)
         return Tokens(tokens.values[:, : self.limit], tokens.mask[:, : self.limit])
 
     def _leave_out_what_is_not_read(self) -> None:

@@ -139,6 +139,43 @@ def test_chunks_change_no_gradient_of_two_processes(dataset: Dataset, tmp_path: 
         torch.testing.assert_close(found[0][name], mean, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_what_is_not_trained_passes_its_encoder_once(dataset: Dataset) -> None:
+    passed = {}
+    for policy in ("frozen-live", "full"):
+        model = make_live(dataset, policy, streams=("id", "image"), chunk=4)
+        counted = 0
+
+        def count(_: object, inputs: Any, __: object) -> None:
+            nonlocal counted
+            counted += len(inputs[0]["pixels"])
+
+        encoder = model.encoders["image"]
+        assert isinstance(encoder, TrainedEncoder)
+        encoder.network.register_forward_hook(count)
+        found = losses_and_gradients(model)
+        whole = losses_and_gradients(make_live(dataset, policy, streams=("id", "image")))
+        torch.testing.assert_close(found[0], whole[0], rtol=0, atol=1e-9)
+        assert found[1].keys() == whole[1].keys()
+        for name, gradient in whole[1].items():
+            torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=1e-9)
+        passed[policy] = counted
+    assert passed["full"] == 2 * passed["frozen-live"] > 0
+
+
+def test_encoders_in_half_precision_evaluate_as_they_train(dataset: Dataset) -> None:
+    def images(*, bf16: bool, autocast: bool) -> torch.Tensor:
+        encoder = TrainedEncoder(TinyPatches(dropout=0.0), bf16=bf16)
+        raw = dict(live_features(dataset, encoder).gather("image", np.arange(1, 9)).inputs)  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return encoder(raw).values.float()
+
+    trained = images(bf16=True, autocast=True)
+    assert torch.equal(images(bf16=True, autocast=False), trained)
+    exact = images(bf16=False, autocast=False)
+    assert not torch.equal(trained, exact)
+    torch.testing.assert_close(trained, exact, rtol=0, atol=0.05)
+
+
 def test_encoding_again_repeats_what_dropout_did(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     again = losses_and_gradients(make_live(dataset, dropout=0.4, chunk=3))
 
@@ -219,7 +256,6 @@ def test_the_catalogue_does_not_depend_on_processes_or_workers(dataset: Dataset)
 def test_what_varies_follows_from_seed_epoch_and_item_alone(dataset: Dataset) -> None:
     encoder = TrainedEncoder(TinyPatches(varies=True))
     features = live_features(dataset, encoder)
-    assert features.varies
     items = np.array([4, 1, 6])
 
     def pixels(given: LiveFeatures, wanted: np.ndarray) -> torch.Tensor:
@@ -227,9 +263,9 @@ def test_what_varies_follows_from_seed_epoch_and_item_alone(dataset: Dataset) ->
         assert isinstance(raw, Raw)
         return raw.inputs["pixels"]
 
-    drawn = partial(pixels, features.drawing(1, 2))
+    drawn = partial(pixels, features.in_training(1, 2))
     assert torch.equal(drawn(items)[1:], drawn(items[1:]))
-    assert not torch.equal(drawn(items), pixels(features.drawing(1, 3), items))
+    assert not torch.equal(drawn(items), pixels(features.in_training(1, 3), items))
     assert not torch.equal(drawn(items), pixels(features, items))  # evaluation varies nothing
     assert torch.equal(pixels(features, items), pixels(live_features(dataset, encoder), items))
 
@@ -240,12 +276,16 @@ def test_an_augmentation_changes_what_training_reads_and_nothing_else(dataset: D
     assert isinstance(encoder.network.preparation, FilePreparation)
     encoder.network.preparation = encoder.network.preparation.augmented(Crop(least=0.3))
     features = live_features(dataset, encoder)
-    assert features.varies
-    assert not plain.varies
     items = np.array([4, 1, 6])
     as_stored, evaluated, trained, again, later = (
         raw.inputs["pixels"]
-        for given in (plain, features, features.drawing(1, 2), features.drawing(1, 2), features.drawing(1, 3))
+        for given in (
+            plain,
+            features,
+            features.in_training(1, 2),
+            features.in_training(1, 2),
+            features.in_training(1, 3),
+        )
         if isinstance(raw := given.gather("image", items), Raw)
     )
     assert torch.equal(evaluated, as_stored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,35 @@ def test_files_are_decoded_once_and_broken_ones_again(tmp_path: Path) -> None:
     assert not torch.equal(
         varied.read(np.array([3]), (1,)).inputs["pixels"], plain.read(np.array([3])).inputs["pixels"]
     )
+
+
+def test_batches_on_their_way_leave_in_the_store_what_is_there(tmp_path: Path) -> None:
+    dataset = picture_dataset(tmp_path / "pictures", also={9: "empty.png"})
+    contents = dataset.media("image")
+    some = Small()([contents[0]]).inputs["pixels"][0].numpy()  # pyright: ignore[reportArgumentType]
+    counts = np.arange(25, 0, -1)  # room for items 1 to 6
+    store = PixelStore(tmp_path / "decoded", {}, example=some, capacity=6 * some.nbytes, counts=counts)
+    live = LiveContent(contents, Small(), 8, store)
+    items = np.array([24, 7, 2, 9, 5, 8, 3])
+    raw = live.read(items, leave=True)
+    whole = LiveContent(contents, Small(), 8).read(items)
+    assert raw.left is not None
+    assert raw.left.tolist() == [0, 2, 5, 0, 3]
+    assert len(raw.inputs["pixels"]) == 2
+    assert torch.equal(raw.there, whole.there)
+    assert raw.broken.keys() == {3}
+    known = replace(raw, reader=live.left)
+    for first in range(len(items)):
+        for last in range(first, len(items) + 1):
+            part, wanted = known.part(slice(first, last)), whole.part(slice(first, last))
+            assert torch.equal(part.there, wanted.there)
+            assert part.broken == wanted.broken
+            found = part.read()
+            assert torch.equal(found["pixels"] if found else wanted.inputs["pixels"][:0], wanted.inputs["pixels"])
+    (place,) = store.slot_of[[5]]
+    with (store.folder / "pixels").open("r+b") as file:
+        file.seek(int(place) * some.nbytes)
+        file.write(b"\x01\x02\x03")
+    assert torch.equal(known.read()["pixels"], whole.inputs["pixels"])  # decoded again
+    small, large = (len(pickle.dumps(live.read(np.arange(1, 7), leave=leave))) for leave in (True, False))
+    assert small < large / 2

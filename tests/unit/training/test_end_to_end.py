@@ -15,6 +15,7 @@ from odmt.data.format import open_dataset
 from odmt.encoders.caching import encode_modality
 from odmt.encoders.last_read import LostWorkerError
 from odmt.encoders.network import FrozenNetwork
+from odmt.inputs import encoders_of
 from odmt.pretrained import from_pretrained
 from odmt.training import run
 from tests.networks import TINY, TinyPatches, picture_dataset
@@ -173,3 +174,17 @@ def test_augmented_pictures_train_another_model_and_are_asked_for_by_a_setting(p
 def test_augmentations_that_cannot_be_meant(pictures: Path, tmp_path: Path, settings: list[str], told: str) -> None:
     with pytest.raises((ConfigError, ValueError), match=re.escape(told)):
         run(experiment(pictures, tmp_path, *LIVE, *settings))
+
+
+def test_a_store_of_decoded_pixels_changes_nothing_that_is_learned(pictures: Path, tmp_path: Path) -> None:
+    plain = run(experiment(pictures, tmp_path, *LIVE, "--name=plain", "--train.epochs=2"))
+    fresh_accelerator()
+    room_for_seven = f"--data.store-gb={7 * 3 * 16 * 16 / 1e9}"
+    stored = [*LIVE, "--name=stored", "--train.epochs=2", "--data.workers=2", room_for_seven]
+    assert lines(run(experiment(pictures, tmp_path, *stored))) == lines(plain)
+
+
+def test_half_precision_reaches_encoders_where_no_step_is_around_them(pictures: Path, tmp_path: Path) -> None:
+    for flags, wanted in (((), False), (("--train.bf16",), True)):
+        (encoder,) = encoders_of(experiment(pictures, tmp_path, *LIVE, *flags)).values()
+        assert encoder.bf16 == wanted
