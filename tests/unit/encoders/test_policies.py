@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from odmt.encoders.network import Network
 from odmt.encoders.policies import TrainedEncoder, blocks_of
 from odmt.encoders.torchvision_mend import mend_torchvision
 from odmt.spec import SpecError
-from tests.unit.encoders.test_text import save_bert
+from tests.unit.encoders.test_text import save_bert, save_other
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,15 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
     return next(tmp_path_factory.getbasetemp().glob("models*/tiny-bert"))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    mend_torchvision()
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("decoders") / "gpt2"
+    save_other(folder, "gpt2")
+    return folder
 
 
 def vit(**arguments: Any) -> Network:
@@ -108,11 +118,15 @@ def test_layers_that_keep_statistics_keep_those_they_have() -> None:
     assert not any(norm.training or norm.running_mean.abs().max() > 0 for norm in norms)
 
 
-@pytest.mark.parametrize("policy", ["full", "top(1)", "lora(r=2)"])
-@pytest.mark.parametrize("kind", ["vit", "bert"])
-def test_checkpointing_keeps_less_and_changes_no_gradient(kind: str, policy: str, bert: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [*itertools.product(["vit", "bert"], ["full", "top(1)", "lora(r=2)"]), ("gpt2", "full"), ("gpt2", "top(1)")],
+)
+def test_checkpointing_keeps_less_and_changes_no_gradient(kind: str, policy: str, bert: Path, gpt2: Path) -> None:
+    folders = {"bert": bert, "gpt2": gpt2}  # a decoder keeps what it has read, unless it is told not to
+
     def step(*, checkpointing: bool) -> tuple[int, dict[str, torch.Tensor]]:
-        network = vit() if kind == "vit" else parse_encoder("text", str(bert)).build()
+        network = vit() if kind == "vit" else parse_encoder("text", str(folders[kind])).build()
         torch.manual_seed(3)  # for what LoRA draws, and for dropout
         encoder = copy.deepcopy(TrainedEncoder(network, policy, checkpointing=checkpointing)).double().train()
         kept = 0

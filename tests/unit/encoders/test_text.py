@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -107,6 +108,16 @@ def test_a_text_does_not_depend_on_its_neighbours(bert: Path) -> None:
     for a, b, c in zip(together, reverse, alone, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
         np.testing.assert_allclose(a, c, atol=1e-5)
+
+
+def test_tokenizers_that_give_no_mask_unless_asked_are_asked(bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unmasked"
+    shutil.copytree(bert, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_input_names"] = ["input_ids"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for ours, theirs in zip(*(arrays(load_encoder("text", str(one)), TEXTS) for one in (folder, bert)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_texts_are_cut_to_max_tokens(bert: Path) -> None:
