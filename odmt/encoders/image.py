@@ -17,7 +17,7 @@ from odmt.encoders.hub import OfTransformers, load_model, load_processor, part_o
 from odmt.encoders.network import Network, Scaling, all_real
 from odmt.encoders.picture_tokens import read_layout
 from odmt.encoders.processing import Pictures, Processed
-from odmt.encoders.timm_models import create_timm, preprocessing_of, timm_tokens
+from odmt.encoders.timm_models import create_timm, finds_class_token, preprocessing_of, timm_tokens
 from odmt.types import Tensor, Tokens
 
 __all__ = ["TimmImage", "TransformersImage"]
@@ -44,8 +44,9 @@ class TimmImage(Network):
         self.scale = Scaling(self.preprocessing["mean"], self.preprocessing["std"])
 
     def recipe(self) -> dict[str, Any]:
+        first = "class token" if finds_class_token(self.model) else "summary token"
         return {
-            "method": f"timm {type(self.model).__name__}, summary token first, then patches row by row",
+            "method": f"timm {type(self.model).__name__}, {first} first, then patches row by row",
             "weights": hash_weights(self.model),
             **self.reading(),
         }

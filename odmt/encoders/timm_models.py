@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,18 +18,24 @@ from odmt.encoders.checkpoints import load_checkpoint
 from odmt.encoders.torchvision_mend import mend_torchvision
 from odmt.types import Float, Tensor
 
-__all__ = ["create_timm", "preprocessing_of", "timm_tokens"]
+__all__ = ["create_timm", "finds_class_token", "preprocessing_of", "timm_tokens"]
+
+CLASS = re.compile(r"cls_token\d?")
+"""What models call the parameter of their class tokens; CoaT has one for each stage."""
 
 
 def create_timm(model: str, *, pretrained: bool, checkpoint: str, size: int, modality: str) -> Any:
     """Make a model without its head: of the hub's weights, of those in the file `checkpoint`, or drawn from seed 0.
 
     size: pixels a side of its pictures, 0 for what it was trained on.
+
+    Raises `EncoderError` where there is no such model, or it gives no tokens of pictures of that size.
     """
     mend_torchvision()
     network = _create(model, pretrained=pretrained and not checkpoint, size=size, modality=modality)
     if checkpoint:
         load_checkpoint(network, f"{modality} encoder {model!r}", Path(checkpoint))
+    _try(network, f"{modality} encoder {model!r}")
     return network
 
 
@@ -52,16 +59,55 @@ def timm_tokens(
     A transformer's summary is its class token (the patches' mean where it has none), a convolutional network's the mean
     of its last map, whose cells are the patches.
     """
+    from timm.models.pit import PoolingVisionTransformer
+
+    if isinstance(model, PoolingVisionTransformer):  # its features are but the class tokens
+        classes, (last,) = model.forward_intermediates(pictures, indices=1)
+        return torch.cat([classes[:, :1], rearrange(last, "n c h w -> n (h w) c")], dim=1)
     found = model.forward_features(pictures)
+    if not isinstance(found, Tensor):
+        raise TypeError(f"it gives {len(found)} sequences of tokens, and not one")
     if found.ndim == 4:
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         found = rearrange(found, "n h w c -> n (h w) c" if channels_last else "n c h w -> n (h w) c")
         return torch.cat([found.mean(dim=1, keepdim=True), found], dim=1)
     # Distillation and register tokens stand between the class token and the patches; they describe no place.
-    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    prefix = _prefix(model)
     patches = found[:, prefix:]
     summary = found[:, :1] if prefix else patches.mean(dim=1, keepdim=True)
     return torch.cat([summary, patches], dim=1)
+
+
+def finds_class_token(model: Any) -> bool:
+    """Say whether a model's class token was found by its parameter, for the model does not count it (VOLO, PiT)."""
+    return not hasattr(model, "num_prefix_tokens") and bool(_prefix(model))
+
+
+def _prefix(model: Any) -> int:
+    if hasattr(model, "num_prefix_tokens"):
+        return int(model.num_prefix_tokens)
+    *_, last = 0, *(token.shape[1] for name, token in model.named_parameters() if CLASS.fullmatch(name))
+    return last
+
+
+def _try(model: Any, what: str) -> None:
+    """Read an empty picture, so that a model whose tokens are not to be had is refused when it is made."""
+    from timm.data.config import resolve_model_data_config
+
+    training, size = model.training, resolve_model_data_config(model)["input_size"]
+    try:
+        with torch.inference_mode():
+            width = timm_tokens(model.eval(), torch.zeros(1, *size)).shape[2]
+        if width != model.num_features:
+            raise TypeError(f"its tokens are {width} wide, and not {model.num_features}")
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EncoderError(
+            f"{what}: {type(model).__name__} gives no tokens of pictures of {size[1]} x {size[2]} ({reason}); take the "
+            "size that it was trained on, or another model, such as vit_small_patch16_224 or convnext_tiny"
+        ) from error
+    finally:
+        model.train(training)
 
 
 def _create(model: str, *, pretrained: bool, size: int, modality: str) -> Any:

@@ -20,7 +20,7 @@ from odmt.encoders.hub import OfTransformers, load_model, load_processor
 from odmt.encoders.network import Scaling, all_real
 from odmt.encoders.pooling import FRAME_POOLS
 from odmt.encoders.processing import Processed
-from odmt.encoders.timm_models import create_timm, preprocessing_of, timm_tokens
+from odmt.encoders.timm_models import create_timm, finds_class_token, preprocessing_of, timm_tokens
 from odmt.encoders.torchvision_video import TorchvisionResize, create_torchvision, torchvision_map
 from odmt.types import Float, Tensor, Tokens
 
@@ -66,7 +66,8 @@ class TimmFrames(OfFrames):
             raise EncoderError(
                 f"pool={self.pool!r} is trained with a recommender; features are stored with pool='mean' or 'none'"
             )
-        return f"timm {type(self.model).__name__}, summary of each frame, pool {self.pool}"
+        each = "class token" if finds_class_token(self.model) else "summary"
+        return f"timm {type(self.model).__name__}, {each} of each frame, pool {self.pool}"
 
     def processing(self) -> dict[str, Any]:
         return {"preprocessing": self.preprocessing}

@@ -12,6 +12,8 @@ from PIL import Image
 
 from odmt.encoders import EncoderError, Unreadable, load_encoder
 from odmt.encoders.network import FrozenNetwork
+from odmt.encoders.timm_models import create_timm
+from odmt.encoders.timm_models import timm_tokens as our_tokens
 from odmt.encoders.torchvision_mend import mend_torchvision
 from odmt.spec import SpecError
 from tests.unit.encoders.tokens import arrays
@@ -72,6 +74,60 @@ def test_cnn_tokens_are_the_mean_and_the_map(pictures: list[Path]) -> None:
 def test_every_family_gives_a_summary_and_its_patches(model: str, patches: int, pictures: list[Path]) -> None:
     encoder = load_encoder("image", f"{model}(pretrained=False)")
     assert arrays(encoder, pictures[:1])[0].shape == (1 + patches, encoder.width)
+
+
+@pytest.mark.parametrize(
+    ("model", "patches", "prefix"),
+    [
+        ("pit_ti_224", 49, 1),  # forward_features keeps the patches to itself
+        ("pit_ti_distilled_224", 49, 2),
+        ("coat_lite_tiny", 49, 1),  # class tokens that no num_prefix_tokens counts
+        ("volo_d1_224", 196, 1),
+    ],
+)
+def test_class_tokens_that_a_model_does_not_count(model: str, patches: int, prefix: int) -> None:
+    encoder = load_encoder("image", f"{model}(pretrained=False)")
+    assert isinstance(encoder, FrozenNetwork)
+    network = encoder.network
+    network.scale = torch.nn.Identity()
+    pixels = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        plain = network.model.eval().forward_features(pixels)
+        ours = network({"pixels": pixels}).values
+    assert ours.shape == (1, 1 + patches, encoder.width)
+    torch.testing.assert_close(ours[:, 0], plain[:, 0])
+    if plain.shape[1] > prefix:
+        torch.testing.assert_close(ours[:, 1:], plain[:, prefix:])
+    assert (
+        encoder.recipe()["method"] == f"timm {type(network.model).__name__}, class token first, then patches row by row"
+    )
+
+
+def test_patches_of_pit_are_in_order() -> None:
+    network = create_timm("pit_ti_224", pretrained=False, checkpoint="", size=0, modality="image").eval()
+    pixels = torch.rand(1, 3, 224, 224)
+    other = pixels.clone()
+    other[:, :, :56, -56:] = 0  # the upper right
+    with torch.no_grad():
+        moved = (our_tokens(network, pixels) - our_tokens(network, other))[0, 1:].norm(dim=-1).view(7, 7)
+    assert moved[:2, -2:].min() > moved[-2:, :2].max()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("crossvit_tiny_240(", r"CrossVit gives .* 240 x 240 \(it gives 2 sequences .*, such as vit_small_patch16_224"),
+        ("coat_tiny(", r"CoaT gives .*\(it gives 3 sequences of tokens, and not one\)"),
+        ("efficientvim_m1(", r"EfficientViM gives .*\(it gives 4 sequences of tokens, and not one\)"),
+        (
+            "test_vit(size=100, ",
+            r"'test_vit': VisionTransformer gives no tokens of pictures of 100 x 100 \(.*divisible",
+        ),
+    ],
+)
+def test_models_that_give_no_tokens_are_refused(name: str, message: str) -> None:
+    with pytest.raises(EncoderError, match=message):
+        load_encoder("image", f"{name}pretrained=False)")
 
 
 def test_a_broken_picture_does_not_disturb_its_batch(pictures: list[Path]) -> None:
