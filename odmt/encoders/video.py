@@ -144,10 +144,11 @@ class TransformersVideo(OfTransformers, OfFrames):
         of_frames = config.vision_config if config.model_type == "xclip" else config
         trained = getattr(of_frames, "num_frames", None) or getattr(of_frames, "frames_per_clip", None)
         super().__init__(name, frames=frames or int(trained or 16), sample=sample, stride=stride)
-        self.model = whole
+        self.model, self.config = whole, config
         self.kind: str = config.model_type
+        self._check(f"video encoder {model!r}", positions=trained)
         self.width = int(config.projection_dim if self.kind == "xclip" else config.hidden_size)
-        self.config, self.processor = config, load_processor(model, "video")
+        self.processor = load_processor(model, "video")
         processed = Processed(self.processor)
         self.processor_hash = processed.identity()
         self.preparation = Frames(self.choice, processed.clip, side=processed.side())
@@ -174,9 +175,31 @@ class TransformersVideo(OfTransformers, OfFrames):
         """Average the places of each step in time, behind the summary."""
         has_class = self.kind in ("timesformer", "vivit")
         places = found[:, 1:] if has_class else found
-        tube = getattr(self.model.config, "tubelet_size", 1)
-        steps = self.choice.frames // int(tube[0] if isinstance(tube, list | tuple) else tube)
+        steps = self.choice.frames // self._tube()
         # TimeSformer keeps the frames of a place side by side, others the places of a frame
         order = "n (p t) w -> n t w" if self.kind == "timesformer" else "n (t p) w -> n t w"
         summary = found[:, :1] if has_class else found.mean(dim=1, keepdim=True)
         return torch.cat([summary, reduce(places, order, "mean", t=steps)], dim=1)
+
+    def _tube(self) -> int:
+        """Say how many frames make a step in time."""
+        tube = getattr(self.config, "tubelet_size", 1)
+        return int(tube[0] if isinstance(tube, list | tuple) else tube)
+
+    def _check(self, what: str, *, positions: int | None) -> None:
+        if self.kind not in ("videomae", "timesformer", "vivit", "vjepa2", "xclip"):
+            raise EncoderError(
+                f"{what}: {self.kind} is no model of clips, as VideoMAE, TimeSformer, ViViT, V-JEPA 2 and X-CLIP are; "
+                "name one of pictures for the modality image, or read frame by frame with a model of timm, such as "
+                "'vit_base_patch16_224(frames=8)'"
+            )
+        frames = self.choice.frames
+        if self.kind != "vjepa2" and frames != positions:  # V-JEPA 2 rotates, and has no positions of its own
+            raise EncoderError(
+                f"{what}: {self.kind} has positions for {positions} frames, and not for {frames}; leave frames out, or "
+                f"take a model of {frames} frames"
+            )
+        if frames < self._tube():
+            raise EncoderError(
+                f"{what}: {self.kind} reads {self._tube()} frames at a time, and not {frames}; take more"
+            )

@@ -1,4 +1,4 @@
-"""Small dataset folders around given content."""
+"""Small dataset folders around given content, and clips."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from odmt.data.format import Dataset, write_dataset
+from tests.clips import write_clip
 
 FolderMaker = Callable[..., Dataset]
 
@@ -30,3 +31,10 @@ def make_folder(tmp_path: Path) -> FolderMaker:
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Give a clip of many frames and one of a single frame."""
+    folder = tmp_path_factory.mktemp("clips")
+    return [write_clip(folder / "long.mp4"), write_clip(folder / "one.mp4", frames=1)]
