@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import fmean, stdev
 
 import numpy as np
@@ -69,8 +70,10 @@ class RowFigures:
     """Hold a row's finished runs by seed and what they come to.
 
     `metrics` and `cold` are of the ensemble on test, `valid` its NDCG@10 on validation, `streams` the NDCG@10 of each
-    stream on test; `over_users` estimates the ensemble's NDCG@10, averaged over seeds, with its error over users.
-    `against` is empty for the base, and where the base is missing or no seed is in both.
+    stream on test; `alike` is the correlation over users of two streams' hits at 10, averaged over pairs: 1 where they
+    please the same users, None for one stream alone; `over_users` estimates the ensemble's NDCG@10, averaged over
+    seeds, with its error over users. `against` is empty for the base, and where the base is missing or no seed is in
+    both.
     """
 
     label: str
@@ -79,6 +82,7 @@ class RowFigures:
     valid: Spread
     cold: Spread | None
     streams: Mapping[str, Spread]
+    alike: Spread | None
     over_users: Estimate
     against: Mapping[str, Difference]
 
@@ -151,9 +155,21 @@ def _row(label: str, runs: Mapping[int, Run], cold: np.ndarray) -> RowFigures:
         valid=spread(lambda run: run.result["valid"][ENSEMBLE][SELECTED_BY]),
         cold=spread(lambda run: _scores(run, "HR@10")[cold[run.users]].mean()) if cold.any() else None,
         streams={head: spread(lambda run, head=head: run.result["test"][head][SELECTED_BY]) for head in streams},
+        alike=spread(lambda run: _alike(run, streams)) if len(streams) > 1 and _has(runs, streams) else None,
         over_users=Estimate.over(np.mean([_scores(run, SELECTED_BY) for run in runs.values()], axis=0)),
         against={},
     )
+
+
+def _has(runs: Mapping[int, Run], streams: Sequence[str]) -> bool:
+    """Say whether the ranks of all streams are there, which runs that were kept by an older version lack."""
+    return all(head in run.ranks for run in runs.values() for head in streams)
+
+
+def _alike(run: Run, streams: Sequence[str]) -> float:
+    hits = [per_user("HR@10", run.ranks[head]) for head in streams]
+    pairs = [(one, other) for one, other in combinations(hits, 2) if one.std() and other.std()]
+    return float(np.mean([np.corrcoef(one, other)[0, 1] for one, other in pairs])) if pairs else math.nan
 
 
 def _scores(run: Run, metric: str) -> np.ndarray:

@@ -50,8 +50,8 @@ class Run:
     """Hold what one run left behind: `result` as in result.json, the rank of every user's target under every head.
 
     `protocol` is what experiment.yaml says of PROTOCOL, `header` its heading: commit, versions, dataset, features,
-    processes. Users are sorted, and the ranks with them. A run that was `kept` in short has the ensemble alone, and
-    ranks up to KEPT_TO.
+    processes. Users are sorted, and the ranks with them. A run that was `kept` in short has ranks up to KEPT_TO, and
+    none of the most popular items.
     """
 
     label: str
@@ -106,15 +106,16 @@ def load(path: Path, *, label: str) -> Run:
     result = json.loads((path / "result.json").read_text(encoding="utf-8"))
     with np.load(path / file) as saved:
         arrays = dict(saved)
-    order = np.argsort(arrays["users"], kind="stable")
-    ranks = {head: values[order] for head, values in arrays.items() if head != "users"}
+    users = arrays.pop("users", np.arange(len(arrays[ENSEMBLE])))
+    order = np.argsort(users, kind="stable")
+    ranks = {head: values[order] for head, values in arrays.items()}
     recorded = {**result["test"], POPULAR: result["most_popular"]}
     for head, metric in product(ranks if kept else recorded, KEPT if kept else SHOWN):
         counted, told = per_user(metric, ranks[head]).mean(), recorded[head][metric]
         if abs(counted - told) > 1e-5:
             found = f"{head} {metric} is {told:.6f} in result.json and {counted:.6f} in {file}"
             raise ReportError(f"{path}: {found}; the files are of different runs, so train it again")
-    return Run(label, result, *_settings(path), arrays["users"][order], ranks, kept)
+    return Run(label, result, *_settings(path), users[order], ranks, kept)
 
 
 def _settings(path: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,7 +1,7 @@
 """Keep of finished runs what reports need, small enough to be committed: settings, result, and ranks up to twenty.
 
-DIR/ROW-sSEED/ holds experiment.yaml and result.json as training wrote them, and ranks_to_20.npz: `users`, and the rank
-of each user's target under the ensemble as uint8, 21 for all that are worse.
+DIR/ROW-sSEED/ holds experiment.yaml and result.json as training wrote them, and ranks_to_20.npz: the rank of each
+user's target under every head, 21 for all that are worse, and `users` where these are not all, in order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from odmt.run_folder import RunFolder
 
-from .finished import ENSEMBLE, KEPT_RANKS, KEPT_TO, load
+from .finished import KEPT_RANKS, KEPT_TO, POPULAR, load
 from .suite import PlannedRun
 
 __all__ = ["keep", "restore"]
@@ -37,8 +37,14 @@ def keep(runs: Sequence[PlannedRun], folder: Path) -> list[Path]:
         partial.mkdir(parents=True)
         for name in ("experiment.yaml", "result.json"):
             shutil.copyfile(run.folder / name, partial / name)
-        ranks = np.minimum(found.ranks[ENSEMBLE], KEPT_TO + 1).astype(np.uint8)
-        np.savez_compressed(partial / KEPT_RANKS, users=found.users, **{ENSEMBLE: ranks})  # pyright: ignore[reportArgumentType]
+        ranks = {
+            head: np.minimum(values, KEPT_TO + 1).astype(np.float16)  # ties have ranks and a half
+            for head, values in found.ranks.items()
+            if head != POPULAR
+        }
+        everyone = np.array_equal(found.users, np.arange(len(found.users)))
+        users = {} if everyone else {"users": found.users}
+        np.savez_compressed(partial / KEPT_RANKS, **ranks, **users)  # pyright: ignore[reportArgumentType]
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
         written.append(place)

@@ -136,6 +136,10 @@ class SuiteReport:
             Heading(f"Against “{base}”"),
             *comparison,
             Heading("NDCG@10 of the streams"),
+            Paragraph(
+                "Alike: the correlation over users of two streams' hits at 10, averaged over pairs of streams. An "
+                "ensemble gains from streams that are good, and gains less the more they are alike."
+            ),
             tables.streams(rows),
             Heading("Cost and settings"),
             tables.cost(rows, self.suite, self.tuning),
@@ -222,6 +226,7 @@ def _row(row: RowFigures) -> dict[str, Any]:
         "cold HR@10": row.cold and _spread(row.cold),
         "validation NDCG@10": _spread(row.valid),
         "streams NDCG@10": {head: _spread(spread) for head, spread in row.streams.items()},
+        "streams alike": row.alike and _spread(row.alike),
         "error of NDCG@10 over users": row.over_users.error,
         "against": {metric: asdict(found) for metric, found in row.against.items()},
         "runs": {str(seed): {**run.header, "result": run.result} for seed, run in row.runs.items()},

@@ -50,13 +50,18 @@ def against(rows: Sequence[RowFigures]) -> Table:
 
 
 def streams(rows: Sequence[RowFigures]) -> Table:
-    """Give the NDCG@10 of every stream beside the ensemble's."""
+    """Give the NDCG@10 of every stream beside the ensemble's, and how much alike streams are."""
     heads = list(dict.fromkeys(head for row in rows for head in row.streams))
     lines = [
-        [row.label, *(_spread(row.streams.get(head)) for head in heads), _spread(row.metrics["NDCG@10"])]
+        [
+            row.label,
+            *(_spread(row.streams.get(head)) for head in heads),
+            _spread(row.metrics["NDCG@10"]),
+            _spread(row.alike),
+        ]
         for row in rows
     ]
-    return Table(("row", *heads, "ensemble"), lines)
+    return Table(("row", *heads, "ensemble", "alike"), lines)
 
 
 def cost(rows: Sequence[RowFigures], suite: Suite, tuned: Tuning | None) -> Table:

@@ -71,6 +71,26 @@ def test_means_and_deviations_over_seeds() -> None:
     assert math.isnan(one.metrics["NDCG@10"].deviation)
 
 
+def test_streams_are_alike_where_they_please_the_same_users() -> None:
+    def alike(**every: list[int]) -> float | None:
+        ranks = {head: np.array(values, dtype=float) for head, values in every.items()}
+        scored = {head: metrics(values.astype(np.float32)) for head, values in ranks.items()}
+        result = {"dataset": "made up", "valid": scored, "test": scored}
+        users = np.arange(len(ranks["ensemble"]))
+        one = Run("a run", result, {}, {}, users, ranks)
+        (row,) = summarise({"base": {1: one}}, base="base", cold=np.zeros(len(users), dtype=bool))
+        return row.alike and row.alike.mean
+
+    ids = [1, 30, 2, 30, 5, 30, 9, 30]
+    assert alike(id=ids, text=[3, 40, 1, 99, 10, 11, 8, 12], ensemble=ids) == pytest.approx(1)
+    assert alike(id=ids, text=ids[::-1], ensemble=ids) == pytest.approx(-1)
+    assert alike(id=ids, text=[1, 1, 30, 30] * 2, ensemble=ids) == pytest.approx(0)
+    three = alike(id=ids, text=ids, image=ids[::-1], ensemble=ids)
+    assert three == pytest.approx((1 - 1 - 1) / 3)
+    assert alike(id=ids, ensemble=ids) is None
+    assert math.isnan(alike(id=ids, text=[30] * 8, ensemble=ids) or 0.0)
+
+
 @pytest.mark.parametrize("metric", ["NDCG@10", "HR@10"])
 def test_the_paired_test_is_scipys_over_users(metric: str) -> None:
     given = rows()
