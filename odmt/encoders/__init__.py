@@ -110,8 +110,11 @@ def load_encoder(modality: str, name: str, **options: Any) -> Encoder:
     return FrozenNetwork(replace(call, arguments=given).build(), **running)
 
 
-def parse_encoder(modality: str, name: str) -> Call:
-    """Read which encoder `name` means, with its arguments; nothing is loaded yet."""
+def parse_encoder(modality: str, name: str, *, saved: Path | None = None) -> Call:
+    """Read which encoder `name` means, with its arguments; nothing is loaded yet.
+
+    saved: the folder in which such an encoder was kept, where what `name` means may be gone.
+    """
     if modality not in KNOWN:
         raise EncoderError(f"there are no {modality!r} encoders yet; there are encoders for {', '.join(KNOWN)}")
     known = KNOWN[modality]
@@ -123,20 +126,34 @@ def parse_encoder(modality: str, name: str) -> Call:
         return _read(head, arguments, known=known, kind=kind, typed=name)
     if not Path(head).exists() and (close := difflib.get_close_matches(head, known, n=1, cutoff=0.7)):
         raise EncoderError(f"unknown {kind} {head!r}; did you mean {close[0]!r}?")
-    call = _read(_maker_of(modality, head), arguments, known=known, kind=kind, typed=name)
+    call = _read(_maker_of(modality, head, saved), arguments, known=known, kind=kind, typed=name)
     return replace(call, name=head, arguments={"model": head, **call.arguments})
 
 
-def _maker_of(modality: str, model: str) -> str:
-    """Say whose model a name means: a folder with a config.json, OWNER/NAME and a path that does not exist (which will
-    be told) are transformers', and others the last known maker's. timm's own models are at the hub as hf-hub:timm/NAME.
+def _maker_of(modality: str, model: str, saved: Path | None) -> str:
+    """Say whose model a name means: timm's are timm/NAME and folders as timm saves them; other folders with a
+    config.json, OWNER/NAME and a path that does not exist (which will be told) are transformers', and others the last
+    known maker's.
     """
     *_, fallback = KNOWN[modality]
-    if (Path(model) / "config.json").is_file() or ("/" in model and ":" not in model and not Path(model).exists()):
+    configs = [folder / "config.json" for folder in (saved, Path(model)) if folder is not None]
+    if config := next((path for path in configs if path.is_file()), None):
+        return "timm" if "timm" in KNOWN[modality] and _is_of_timm(config) else "transformers"
+    if "timm" in KNOWN[modality] and model.startswith("timm/"):
+        return "timm"
+    if "/" in model and ":" not in model and not Path(model).exists():
         return "transformers"
     if "torchvision" in KNOWN[modality] and TORCHVISION.match(model):
         return "torchvision"
     return fallback
+
+
+def _is_of_timm(config: Path) -> bool:
+    try:
+        known = json.loads(config.read_text())
+    except ValueError:
+        return False  # transformers will say what is wrong with it
+    return isinstance(known, dict) and "architecture" in known and "model_type" not in known
 
 
 def _read(target: str, arguments: str, *, known: Mapping[str, str], kind: str, typed: str) -> Call:

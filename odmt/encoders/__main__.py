@@ -18,7 +18,7 @@ EPILOG = """encoders
           holds one; or 'tfidf(dim=64)', which needs no weights
   image   a timm model (vit_base_patch32_clip_224.openai), with arguments where wanted
           ('resnet18(checkpoint="resnet18.safetensors")'); a transformers model (openai/clip-vit-base-patch32, or a
-          folder that holds one); or 'histogram(bins=8)', which needs no weights
+          folder that holds one, of either); or 'histogram(bins=8)', which needs no weights
   video   a transformers model (MCG-NJU/videomae-base), a 3-D network of torchvision ('r3d_18(frames=16)'), or a timm
           model of pictures, which reads frame by frame ('vit_base_patch32_clip_224.openai(frames=8)')
   own     package.module:Class(argument=value), anything that follows odmt.encoders.Encoder

@@ -17,13 +17,21 @@ from odmt.encoders.hub import OfTransformers, load_model, load_processor, part_o
 from odmt.encoders.network import Network, Scaling, all_real
 from odmt.encoders.picture_tokens import read_layout
 from odmt.encoders.processing import Pictures, Processed
-from odmt.encoders.timm_models import create_timm, finds_class_token, preprocessing_of, timm_tokens
+from odmt.encoders.timm_models import (
+    OfTimm,
+    create_timm,
+    finds_class_token,
+    name_of,
+    preprocessing_of,
+    source_of,
+    timm_tokens,
+)
 from odmt.types import Tensor, Tokens
 
 __all__ = ["TimmImage", "TransformersImage"]
 
 
-class TimmImage(Network):
+class TimmImage(OfTimm, Network):
     """Read every patch of a timm model, the summary first.
 
     A transformer's tokens are its class token (their mean where it has none), then its patches; a convolutional
@@ -35,7 +43,8 @@ class TimmImage(Network):
     def __init__(self, model: str, *, pretrained: bool = True, checkpoint: str = "", size: int = 0) -> None:
         super().__init__()
         self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, size=size, modality="image")
-        self.name = model if pretrained or checkpoint else f"{model}(pretrained=False)"
+        name, self.told = name_of(model), ":" in source_of(model)
+        self.name = name if pretrained or checkpoint else f"{name}(pretrained=False)"
         self.width = int(self.model.num_features)
         self.preprocessing, resize = preprocessing_of(self.model)
         # Twice the input size leaves the model's own resizing its filter.

@@ -135,7 +135,7 @@ class Network(nn.Module, ABC):
 
         Raises `EncoderError` for an encoder that is no network, and so cannot be trained.
         """
-        call = parse_encoder(modality, name)
+        call = parse_encoder(modality, name, saved=saved)
         made = call.constructor()
         if not (isinstance(made, type) and issubclass(made, Network)):
             raise EncoderError(f"{modality} encoder {name!r} is no network that could be trained; store its features")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,51 @@ from PIL import Image
 from odmt.encoders import KNOWN, EncoderError
 from odmt.encoders.checkpoints import load_checkpoint
 from odmt.encoders.torchvision_mend import mend_torchvision
+from odmt.spec import Call
 from odmt.types import Float, Tensor
 
-__all__ = ["create_timm", "finds_class_token", "preprocessing_of", "timm_tokens"]
+__all__ = ["OfTimm", "create_timm", "finds_class_token", "name_of", "preprocessing_of", "source_of", "timm_tokens"]
 
 CLASS = re.compile(r"cls_token\d?")
 """What models call the parameter of their class tokens; CoaT has one for each stage."""
+
+
+class OfTimm:
+    """What networks of timm share: those whose architecture a folder or the hub tells keep it beside their weights."""
+
+    model: Any
+    told: bool
+    """Whether something else than timm itself tells the architecture."""
+
+    def save(self, folder: Path) -> None:
+        """Keep in `folder` the architecture, where timm does not know it by the model's name."""
+        from timm.models._hub import save_config_for_hf
+
+        if self.told:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_config_for_hf(self.model, str(folder / "config.json"))
+
+    @classmethod
+    def restored(cls, call: Call, saved: Path) -> Any:
+        """Build what `call` names with drawn weights, from what `save` wrote."""
+        kept = {"model": str(saved)} if (saved / "config.json").is_file() else {}
+        arguments = {**call.arguments, **kept, "pretrained": False, "checkpoint": ""}
+        return replace(call, arguments=arguments).build()
+
+
+def name_of(model: str) -> str:
+    """Give a model's name for people: of a folder its last two parts."""
+    return "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
+
+
+def source_of(model: str) -> str:
+    """Say by what name timm makes a model: one of its own, hf-hub:OWNER/NAME, or local-dir:FOLDER."""
+    from timm.models import is_model_pretrained
+
+    if (Path(model) / "config.json").is_file():
+        return f"local-dir:{model}"
+    own = model.removeprefix("timm/")
+    return model if own == model else own if is_model_pretrained(own) or "." not in own else f"hf-hub:{model}"
 
 
 def create_timm(model: str, *, pretrained: bool, checkpoint: str, size: int, modality: str) -> Any:
@@ -113,15 +153,16 @@ def _try(model: Any, what: str) -> None:
 def _create(model: str, *, pretrained: bool, size: int, modality: str) -> Any:
     import timm
 
-    if ":" not in model and not timm.is_model(model):
-        close = difflib.get_close_matches(model, [*timm.list_models(), *KNOWN[modality]], n=1)
+    source = source_of(model)
+    if ":" not in source and not timm.is_model(source):
+        close = difflib.get_close_matches(source, [*timm.list_models(), *KNOWN[modality]], n=1)
         hint = f"did you mean {close[0]!r}?" if close else "timm.list_models() lists them all"
         raise EncoderError(f"timm has no model {model!r}; {hint}")
     try:
         # Forked, so that asking for an encoder does not move the caller's random numbers.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return _of_size(partial(timm.create_model, model, pretrained=pretrained, num_classes=0), size)
+            return _of_size(partial(timm.create_model, source, pretrained=pretrained, num_classes=0), size)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(

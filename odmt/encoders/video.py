@@ -20,14 +20,22 @@ from odmt.encoders.hub import OfTransformers, load_model, load_processor
 from odmt.encoders.network import Scaling, all_real
 from odmt.encoders.pooling import FRAME_POOLS
 from odmt.encoders.processing import Processed
-from odmt.encoders.timm_models import create_timm, finds_class_token, preprocessing_of, timm_tokens
+from odmt.encoders.timm_models import (
+    OfTimm,
+    create_timm,
+    finds_class_token,
+    name_of,
+    preprocessing_of,
+    source_of,
+    timm_tokens,
+)
 from odmt.encoders.torchvision_video import TorchvisionResize, create_torchvision, torchvision_map
 from odmt.types import Float, Tensor, Tokens
 
 __all__ = ["TimmFrames", "TorchvisionVideo", "TransformersVideo"]
 
 
-class TimmFrames(OfFrames):
+class TimmFrames(OfTimm, OfFrames):
     """Read the frames of a clip one by one with any timm model, and join their summaries.
 
     frames, sample, stride: which frames, see `odmt.data.sampling.FrameChoice`.
@@ -49,10 +57,11 @@ class TimmFrames(OfFrames):
         size: int = 0,
     ) -> None:
         drawn = "" if pretrained or checkpoint else ", pretrained=False"
-        super().__init__(f"{model}(pool={pool!r}{drawn})", frames=frames, sample=sample, stride=stride)
+        super().__init__(f"{name_of(model)}(pool={pool!r}{drawn})", frames=frames, sample=sample, stride=stride)
         if pool not in FRAME_POOLS:
             raise EncoderError(f"video encoder {model!r}: pool={pool!r} is none of {', '.join(FRAME_POOLS)}")
         self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, size=size, modality="video")
+        self.told = ":" in source_of(model)
         self.width = int(self.model.num_features)
         self.preprocessing, resize = preprocessing_of(self.model)
         # Twice the input size leaves the model's own resizing its filter.

@@ -107,6 +107,7 @@ def test_settings_of_the_processor_are_part_of_the_recipe(tmp_path: Path) -> Non
         ("google/vit-base-patch16-224", "transformers"),
         ("vit_base_patch16_224", "timm"),
         ("hf-hub:timm/vit_base_patch16_224.augreg_in21k", "timm"),
+        ("timm/vit_base_patch16_224.augreg_in21k", "timm"),
         ("transformers(model='local-name')", "transformers"),
         ("histogram(bins=4)", "histogram"),
     ],
