@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
 
 from odmt.types import Contents, Int, Raw, Streams, Tensor, Tokens
 
@@ -125,7 +126,13 @@ class EncodedFeatures:
         try:
             found = [
                 tokens_of(self.features.gather(modality, wanted[part]), encoder, device)
-                for part in _slices(len(wanted), self.CHUNK)
+                for part in tqdm(
+                    list(_slices(len(wanted), self.CHUNK)),
+                    desc=f"{modality}, to start from",
+                    unit="chunk",
+                    leave=False,
+                    disable=torch.distributed.is_initialized() and torch.distributed.get_rank() > 0,
+                )
             ]
         finally:
             encoder.train(training)

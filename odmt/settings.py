@@ -33,8 +33,8 @@ class DataConfig:
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
     store_gb: float = 0.0
-    """Disk, per stream, for decoded pictures and frames, below the dataset folder: later epochs need not decode again.
-    The most frequent items come first; 0 keeps none."""
+    """Disk, per stream and way to read it, for decoded pictures and frames, in DATASET/decoded: later epochs need not
+    decode again. The most frequent items come first; 0 keeps none."""
 
     def selected_features(self) -> dict[str, str]:
         """Read `features` as {stream: key or encoder, or modality:encoder}."""

@@ -95,9 +95,11 @@ class PixelStore:
                     # now, because a disk that fills up under a mapped file kills the process that writes there
                     os.posix_fallocate(descriptor, 0, wanted)
             except OSError as error:
+                others = sorted(one.name for one in self.folder.parent.iterdir() if one != self.folder)
+                beside = f", or remove stores of other settings beside it ({', '.join(others)})" if others else ""
                 raise EncoderError(
                     f"{self.folder} cannot be made {size / 1e9:.1f} GB large: {error}; lower --data.store-gb, or leave "
-                    "it out"
+                    f"it out{beside}"
                 ) from error
             finally:
                 os.close(descriptor)

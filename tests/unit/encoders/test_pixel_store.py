@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -128,3 +130,15 @@ def test_batches_on_their_way_leave_in_the_store_what_is_there(tmp_path: Path) -
     assert torch.equal(known.read()["pixels"], whole.inputs["pixels"])  # decoded again
     small, large = (len(pickle.dumps(live.read(np.arange(1, 7), leave=leave))) for leave in (True, False))
     assert small < large / 2
+
+
+def test_a_full_disk_is_told_of_with_what_else_could_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = make(tmp_path, reading="other frames")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    wanted = rf"No space left on device; lower --data\.store-gb, .* other settings beside it \({other.folder.name}\)"
+    with pytest.raises(EncoderError, match=wanted):
+        make(tmp_path)
