@@ -20,10 +20,10 @@ from odmt.encoders.processing import Pictures, Processed
 from odmt.encoders.timm_models import (
     OfTimm,
     create_timm,
-    finds_class_token,
     name_of,
     preprocessing_of,
     source_of,
+    summary_of,
     timm_tokens,
 )
 from odmt.types import Tensor, Tokens
@@ -53,7 +53,7 @@ class TimmImage(OfTimm, Network):
         self.scale = Scaling(self.preprocessing["mean"], self.preprocessing["std"])
 
     def recipe(self) -> dict[str, Any]:
-        first = "class token" if finds_class_token(self.model) else "summary token"
+        first = summary_of(self.model).replace("summary", "summary token")
         return {
             "method": f"timm {type(self.model).__name__}, {first} first, then patches row by row",
             "weights": hash_weights(self.model),

@@ -20,7 +20,7 @@ from odmt.encoders.torchvision_mend import mend_torchvision
 from odmt.spec import Call
 from odmt.types import Float, Tensor
 
-__all__ = ["OfTimm", "create_timm", "finds_class_token", "name_of", "preprocessing_of", "source_of", "timm_tokens"]
+__all__ = ["OfTimm", "create_timm", "name_of", "preprocessing_of", "source_of", "summary_of", "timm_tokens"]
 
 CLASS = re.compile(r"cls_token\d?")
 """What models call the parameter of their class tokens; CoaT has one for each stage."""
@@ -112,21 +112,25 @@ def timm_tokens(
         found = rearrange(found, "n h w c -> n (h w) c" if channels_last else "n c h w -> n (h w) c")
         return torch.cat([found.mean(dim=1, keepdim=True), found], dim=1)
     # Distillation and register tokens stand between the class token and the patches; they describe no place.
-    prefix = _prefix(model)
-    patches = found[:, prefix:]
-    summary = found[:, :1] if prefix else patches.mean(dim=1, keepdim=True)
+    classes = _class_tokens(model)
+    patches = found[:, int(getattr(model, "num_prefix_tokens", classes)) :]
+    summary = found[:, :1] if classes else patches.mean(dim=1, keepdim=True)
     return torch.cat([summary, patches], dim=1)
 
 
-def finds_class_token(model: Any) -> bool:
-    """Say whether a model's class token was found by its parameter, for the model does not count it (VOLO, PiT)."""
-    return not hasattr(model, "num_prefix_tokens") and bool(_prefix(model))
+def summary_of(model: Any) -> str:
+    """Say what a model's summary is: "summary" where it tells of its class token or has no such thing, and else what
+    was found: the class token that it does not count (VOLO, PiT), or the mean, where it counts registers alone.
+    """
+    classes, counted = _class_tokens(model), getattr(model, "num_prefix_tokens", None)
+    if classes and counted is None:
+        return "class token"
+    return "mean of patches" if counted and not classes else "summary"
 
 
-def _prefix(model: Any) -> int:
-    if hasattr(model, "num_prefix_tokens"):
-        return int(model.num_prefix_tokens)
-    *_, last = 0, *(token.shape[1] for name, token in model.named_parameters() if CLASS.fullmatch(name))
+def _class_tokens(model: Any) -> int:
+    tokens = (token for name, token in model.named_parameters() if CLASS.fullmatch(name.rpartition(".")[2]))
+    *_, last = 0, *(token.shape[1] for token in tokens)
     return last
 
 

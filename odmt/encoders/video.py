@@ -23,10 +23,10 @@ from odmt.encoders.processing import Processed
 from odmt.encoders.timm_models import (
     OfTimm,
     create_timm,
-    finds_class_token,
     name_of,
     preprocessing_of,
     source_of,
+    summary_of,
     timm_tokens,
 )
 from odmt.encoders.torchvision_video import TorchvisionResize, create_torchvision, torchvision_map
@@ -75,8 +75,7 @@ class TimmFrames(OfTimm, OfFrames):
             raise EncoderError(
                 f"pool={self.pool!r} is trained with a recommender; features are stored with pool='mean' or 'none'"
             )
-        each = "class token" if finds_class_token(self.model) else "summary"
-        return f"timm {type(self.model).__name__}, {each} of each frame, pool {self.pool}"
+        return f"timm {type(self.model).__name__}, {summary_of(self.model)} of each frame, pool {self.pool}"
 
     def processing(self) -> dict[str, Any]:
         return {"preprocessing": self.preprocessing}

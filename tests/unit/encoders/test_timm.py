@@ -103,6 +103,18 @@ def test_class_tokens_that_a_model_does_not_count(model: str, patches: int, pref
     )
 
 
+def test_registers_are_no_summary(pictures: list[Path]) -> None:
+    encoder = load_encoder("image", "test_vit2(pretrained=False)")  # a register, and no class token
+    ours = np.stack(arrays(encoder, pictures))
+    theirs = timm_tokens("test_vit2", pictures).numpy()
+    np.testing.assert_allclose(ours[:, 1:], theirs[:, 1:], atol=1e-5)
+    np.testing.assert_allclose(ours[:, 0], theirs[:, 1:].mean(axis=1), atol=1e-5)
+    told = "timm VisionTransformer, mean of patches first, then patches row by row"
+    assert encoder.recipe()["method"] == told
+    told = "timm VisionTransformer, summary token first, then patches row by row"
+    assert load_encoder("image", "test_vit(pretrained=False)").recipe()["method"] == told
+
+
 def test_patches_of_pit_are_in_order() -> None:
     network = create_timm("pit_ti_224", pretrained=False, checkpoint="", size=0, modality="image").eval()
     pixels = torch.rand(1, 3, 224, 224)
