@@ -46,7 +46,8 @@ def features_of(
     """Open what an experiment reads of its items: raw content of the modalities that have `encoders`, of `encoders_of`,
     and stored features of the others.
 
-    counts: [num_items + 1] how often items occur in training; those that occur most are kept decoded, where any are.
+    counts: [num_items + 1] how often items occur in training; those that occur most are kept decoded, where any are;
+        without it, for a model that is loaded, none are.
     """
     stored = stored_features(experiment, dataset)
     if not encoders:
@@ -57,9 +58,9 @@ def features_of(
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads that a forked worker would not have
         else:
             dataset.check_media(name)
-        store = (
-            _store(experiment, dataset, name, encoder, counts) if experiment.data.store_gb and name != "text" else None
-        )
+        store = None
+        if experiment.data.store_gb and name != "text" and counts is not None:
+            store = _store(experiment, dataset, name, encoder, counts)
         preparation = encoder.network.preparation
         if name in augmentations:
             if not isinstance(preparation, FilePreparation):
@@ -74,7 +75,7 @@ def features_of(
 
 
 def _store(
-    experiment: Experiment, dataset: Dataset, name: str, encoder: TrainedEncoder, counts: np.ndarray | None
+    experiment: Experiment, dataset: Dataset, name: str, encoder: TrainedEncoder, counts: np.ndarray
 ) -> PixelStore:
     identity = {"content": dataset.content_fingerprint(name), "reading": encoder.network.reading()}
     (example,) = encoder.network.example().values()
@@ -84,7 +85,7 @@ def _store(
         example=example[0].numpy(),
         capacity=int(experiment.data.store_gb * 1e9),
         # every item is read at least once, when the catalogue is encoded
-        counts=np.ones(dataset.num_items + 1, dtype=np.int64) if counts is None else counts + 1,
+        counts=counts + 1,
     )
 
 

@@ -118,14 +118,14 @@ class ItemEncoder(nn.Module):
             content = {name: self.features.gather(name, wanted).to(self.device) for name in self.modalities}
         if isinstance(self.features, LiveContents):
             content = {name: _whole(given, name, self.features) for name, given in content.items()}
-        if self.chunk and torch.is_grad_enabled() and _has_raw(content):
+        raw = any(isinstance(given, Raw) for given in content.values())
+        if raw and self.chunk and torch.is_grad_enabled():
             encoders: Mapping[str, nn.Module] = dict(self.encoders.items())
             content = {
                 name: encoded_once(given, encoders.get(name), self.device, self.chunk)
                 for name, given in content.items()
             }
-            if _has_raw(content):
-                return in_chunks(self._encoded, items, content, self.chunk)
+            return in_chunks(self._encoded, items, content, self.chunk)
         return self._encoded(items, content)
 
     def _tokens(self, content: Mapping[str, Tokens | Raw]) -> dict[str, Tokens]:
@@ -249,10 +249,6 @@ def checked_module(made: object, what: str) -> nn.Module:
 def _whole(given: Tokens | Raw, name: str, features: LiveContents) -> Tokens | Raw:
     """Say how what a batch left in a store is read, once it is needed."""
     return given if isinstance(given, Tokens) else replace(given, reader=partial(features.left, name))
-
-
-def _has_raw(content: Mapping[str, Tokens | Raw]) -> bool:
-    return any(isinstance(given, Raw) for given in content.values())
 
 
 def _checked_streams(streams: Sequence[str], features: Contents) -> tuple[str, ...]:

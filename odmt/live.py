@@ -68,7 +68,9 @@ def in_chunks(
 
 
 def encoded_once(given: Tokens | Raw, encoder: nn.Module | None, device: torch.device, size: int) -> Tokens | Raw:
-    """Encode raw content at once, `size` items at a time, where no gradient will ask for it a second time."""
+    """Encode raw content at once, `size` items at a time, where no gradient will ask for it a second time; its tokens
+    are then held as those of stored features are.
+    """
     if isinstance(given, Tokens) or encoder is None or any(p.requires_grad for p in encoder.parameters()):
         return given
     with torch.no_grad():
@@ -86,7 +88,11 @@ def _without_shared_copies(device: torch.device) -> AbstractContextManager[objec
 
 
 def _part(given: Tokens | Raw, part: slice) -> Tokens | Raw:
-    return given.part(part) if isinstance(given, Raw) else Tokens(given.values[part], given.mask[part])
+    if isinstance(given, Raw):
+        return given.part(part)
+    values, mask = given.values[part], given.mask[part]
+    longest = max(1, int(mask.any(0).nonzero().max()) + 1) if mask.any() else 1  # of these items, not of the batch
+    return Tokens(values[:, :longest], mask[:, :longest])
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:

@@ -28,8 +28,8 @@ class DataConfig:
     max_tokens: tuple[str, ...] = ()
     """Most tokens read per item, as MODALITY=NUMBER: text=30 image=50. Without it, all that are stored."""
     augment: tuple[str, ...] = ()
-    """What training does to pictures and clips before encoders that are trained read them, differently at each look, as
-    STREAM=AUGMENTATION: video=crop(least=0.5), or one of your own."""
+    """What training does to pictures and clips before encoders that are trained read them, anew for every epoch and
+    item, as STREAM=AUGMENTATION: video=crop(least=0.5), or one of your own."""
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
     store_gb: float = 0.0

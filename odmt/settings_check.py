@@ -134,14 +134,19 @@ def _check_augmentations(data: DataConfig, model: ModelConfig) -> None:
                 f"data.augment: {name}={text}, but stored features of {name} are read; name what reads the files with "
                 f'--model.encoders "{name}=ENCODER"'
             )
-        _check_component(text, AUGMENTATIONS, "augment", "data")
+        try:
+            made = parse_call(text, known=AUGMENTATIONS, kind="augmentation").build()
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"data.augment: {name}={text}: {error}") from error
+        if not callable(made):
+            raise ConfigError(f"data.augment: {name}={text} is no callable of frames and random numbers")
 
 
-def _check_component(text: str, known: Mapping[str, str], kind: str, group: str = "model") -> None:
+def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:
     try:
         parse_call(text, known=known, kind=kind).check(CONTEXT, fixed=FIXED)
     except ValueError as error:
-        raise ConfigError(f"{group}.{kind}: {error}") from error
+        raise ConfigError(f"model.{kind}: {error}") from error
 
 
 def _check_heads(model: ModelConfig) -> None:

@@ -80,7 +80,9 @@ class Raw:
         if self.left is not None:
             here = self.left == 0
             rows = slice(int(here[: rows.start].sum()), int(here[: rows.stop].sum()))
-        return Raw({name: x[rows] for name, x in self.inputs.items()}, self.there[items], broken, left, self.reader)
+        # none, and not arrays without rows: many networks cannot read these
+        inputs = {name: x[rows] for name, x in self.inputs.items()} if rows.stop > rows.start else {}
+        return Raw(inputs, self.there[items], broken, left, self.reader)
 
     def read(self) -> Mapping[str, Tensor]:
         """Give `inputs` with a row for every item that has content, whether it was carried along or left."""

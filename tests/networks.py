@@ -66,6 +66,7 @@ class TinyPatches(Network):
         return {"pixels": torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
+        assert len(inputs["pixels"]), "many networks cannot read no picture"
         x = self.model["patches"](self.scale(inputs["pixels"])).flatten(2).transpose(1, 2)
         for block in self.model["blocks"]:
             x = x + block(x)

@@ -1,4 +1,4 @@
-"""Seen otherwise at each look: pictures and frames changed at random in training, where encoders start from little.
+"""Pictures and frames changed at random in training, otherwise in every epoch, for encoders that start from little.
 
 An augmentation is a callable of your own or one of these: it takes bytes, [frames, height, width, 3] (a picture is one
 frame), and random numbers, and gives bytes of any height and width.

@@ -20,6 +20,9 @@ from odmt.types import Int, Raw, Tensor, Tokens
 
 __all__ = ["LiveContent", "LiveFeatures", "contents_of"]
 
+DECODED = 32
+"""Contents that are decoded at a time on their way into a store."""
+
 
 @dataclass(frozen=True)
 class LiveContent:
@@ -85,14 +88,16 @@ class LiveContent:
         whose rows are given.
         """
         lacking = [place for place, item in enumerate(items) if not store.has(item)]
-        new = self.preparation([contents[place] for place in lacking]) if lacking else Prepared({})
-        broken = {lacking[place]: reason for place, reason in new.broken.items()}
-        read = [place for place in lacking if place not in broken]
-        left, carried = list(items), []
-        for place, pixels in zip(read, new.inputs.get("pixels", ()), strict=True):
-            if not store.put(items[place], pixels.numpy()):
-                left[place] = 0
-                carried.append(pixels)
+        left, carried, broken = list(items), [], dict[int, str]()
+        for first in range(0, len(lacking), DECODED):  # not all at once: in the first epoch a batch lacks all it has
+            some = lacking[first : first + DECODED]
+            new = self.preparation([contents[place] for place in some])
+            broken |= {some[place]: reason for place, reason in new.broken.items()}
+            read = [place for place in some if place not in broken]
+            for place, pixels in zip(read, new.inputs.get("pixels", ()), strict=True):
+                if not store.put(items[place], pixels.numpy()):
+                    left[place] = 0
+                    carried.append(pixels.clone())  # of its own, so that the others can go
         inputs = {"pixels": torch.stack(carried)} if carried else {}
         readable = [item for place, item in enumerate(left) if place not in broken]
         return Prepared(inputs, broken), torch.tensor(readable, dtype=torch.int64)

@@ -90,7 +90,10 @@ class FilePreparation(Preparation):
     def read(self, path: Path, rng: np.random.Generator | None = None) -> Tensor:
         """Read one file as the network takes it. Raises `BrokenMediaError`."""
         frames = self.decode(path, rng)
-        return self.fit(frames if self.augment is None or rng is None else self.augment(frames, rng))
+        if self.augment is not None and rng is not None:
+            # a copy that may be written to goes in, and what comes out may be mirrored, which processors cannot read
+            frames = np.ascontiguousarray(self.augment(np.array(frames), rng))
+        return self.fit(frames)
 
     def __call__(self, contents: Sequence[Content], rngs: Sequence[np.random.Generator] | None = None) -> Prepared:
         worker = get_worker_info() is not None

@@ -93,7 +93,7 @@ class PixelStore:
             try:
                 if os.fstat(descriptor).st_size < wanted:
                     # now, because a disk that fills up under a mapped file kills the process that writes there
-                    os.posix_fallocate(descriptor, 0, wanted)
+                    _reserve(descriptor, wanted)
             except OSError as error:
                 others = sorted(one.name for one in self.folder.parent.iterdir() if one != self.folder)
                 beside = f", or remove stores of other settings beside it ({', '.join(others)})" if others else ""
@@ -103,6 +103,14 @@ class PixelStore:
                 ) from error
             finally:
                 os.close(descriptor)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    for start in range(os.fstat(descriptor).st_size, size, 1 << 24):  # macOS has no such call
+        os.pwrite(descriptor, bytes(min(1 << 24, size - start)), start)
 
 
 def _sum_of(pixels: np.ndarray) -> int:

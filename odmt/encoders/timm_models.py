@@ -51,7 +51,7 @@ class OfTimm:
 
 def name_of(model: str) -> str:
     """Give a model's name for people: of a folder its last two parts."""
-    return "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
+    return "/".join(Path(model).resolve().parts[-2:]) if (Path(model) / "config.json").is_file() else model
 
 
 def source_of(model: str) -> str:

@@ -20,7 +20,7 @@ from odmt.encoders.network import FilePreparation
 from odmt.encoders.policies import TrainedEncoder
 from odmt.model import ODMT
 from odmt.types import Raw
-from tests.networks import NUM_ITEMS, TinyPatches, picture_dataset
+from tests.networks import NUM_ITEMS, Small, TinyPatches, picture_dataset
 
 HISTORIES = np.array([[0, 3, 8, 1], [5, 24, 2, 9], [7, 7, 11, 24], [0, 0, 6, 14]])
 
@@ -292,6 +292,22 @@ def test_an_augmentation_changes_what_training_reads_and_nothing_else(dataset: D
     assert torch.equal(trained, again)
     for one, other in ((trained, as_stored), (later, as_stored), (trained, later)):
         assert not torch.equal(one, other)
+
+
+def test_an_augmentation_may_write_to_what_it_gets_and_mirror_it(dataset: Dataset) -> None:
+    def darkened(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        frames //= 2
+        return frames[:, ::-1, ::-1]
+
+    class Checking(Small):
+        def fit(self, frames: np.ndarray) -> torch.Tensor:
+            assert frames.flags.c_contiguous
+            return super().fit(frames)
+
+    path = contents_of(dataset, "image")[0]
+    (pixels,) = Checking().augmented(darkened)([path], [np.random.default_rng(0)]).inputs["pixels"]  # pyright: ignore[reportArgumentType]
+    (plain,) = Small()([path]).inputs["pixels"]  # pyright: ignore[reportArgumentType]
+    assert pixels.float().mean() == pytest.approx(plain.float().mean() / 2, abs=1)
 
 
 def test_an_encoder_of_no_stream_is_refused(dataset: Dataset) -> None:

@@ -70,12 +70,13 @@ def test_a_store_without_room_for_one_item_is_refused(tmp_path: Path) -> None:
 
 
 class Counting(Small):
-    """Count how many files are read."""
+    """Count how many files are read, and how many at a time."""
 
-    read_files = 0
+    read_files = most = 0
 
     def __call__(self, contents: list[Content], rngs: list[np.random.Generator] | None = None) -> Prepared:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.read_files += len(contents)
+        self.most = max(self.most, len(contents))
         return super().__call__(contents, rngs)
 
 
@@ -122,7 +123,8 @@ def test_batches_on_their_way_leave_in_the_store_what_is_there(tmp_path: Path) -
             assert torch.equal(part.there, wanted.there)
             assert part.broken == wanted.broken
             found = part.read()
-            assert torch.equal(found["pixels"] if found else wanted.inputs["pixels"][:0], wanted.inputs["pixels"])
+            assert found.keys() == wanted.inputs.keys()  # none where there is nothing
+            assert all(torch.equal(found[name], pixels) for name, pixels in wanted.inputs.items())
     (place,) = store.slot_of[[5]]
     with (store.folder / "pixels").open("r+b") as file:
         file.seek(int(place) * some.nbytes)
@@ -130,6 +132,31 @@ def test_batches_on_their_way_leave_in_the_store_what_is_there(tmp_path: Path) -
     assert torch.equal(known.read()["pixels"], whole.inputs["pixels"])  # decoded again
     small, large = (len(pickle.dumps(live.read(np.arange(1, 7), leave=leave))) for leave in (True, False))
     assert small < large / 2
+
+
+def test_systems_without_a_call_to_reserve_room_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    store = make(tmp_path)
+    assert (store.folder / "pixels").stat().st_size == 4 * EXAMPLE.nbytes
+    assert store.put(3, picture(3))
+    found = make(tmp_path).get(3)
+    assert found is not None
+    np.testing.assert_array_equal(found, picture(3))
+
+
+def test_a_batch_that_the_store_lacks_is_decoded_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = picture_dataset(tmp_path / "pictures", also={9: "empty.png"})
+    contents, preparation = dataset.media("image"), Counting()
+    some = preparation([contents[0]]).inputs["pixels"][0].numpy()  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr("odmt.encoders.contents.DECODED", 5)
+    store = PixelStore(tmp_path / "d", {}, example=some, capacity=10 * some.nbytes, counts=np.ones(25, dtype=np.int64))
+    items = np.arange(1, 25)
+    raw = LiveContent(contents, preparation, 8, store).read(items)
+    whole = LiveContent(contents, Small(), 8).read(items)
+    assert torch.equal(raw.inputs["pixels"], whole.inputs["pixels"])
+    assert raw.broken == whole.broken
+    assert torch.equal(raw.there, whole.there)
+    assert preparation.most == 5
 
 
 def test_a_full_disk_is_told_of_with_what_else_could_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

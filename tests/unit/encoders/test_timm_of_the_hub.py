@@ -52,3 +52,9 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder" / "model.safetensors").unlink()
     with pytest.raises(EncoderError, match=r"folder': cannot be loaded \(No suitable checkpoints"):
         load_encoder("image", str(tmp_path / "folder"))
+
+
+def test_a_folder_that_is_called_like_a_model_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "test_vit").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("image", "test_vit(pretrained=False)").name == "test_vit(pretrained=False)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,9 +166,11 @@ def test_augmented_pictures_train_another_model_and_are_asked_for_by_a_setting(p
     ("settings", "told"),
     [
         (["--data.augment=text=crop"], "data.augment names 'text', and only pictures and clips are"),
-        (["--data.augment=image=crop(least=2.0)"], "the smallest share of the area is above 0"),
+        (["--data.augment=image=crop(least=2.0)"], "crop(least=2.0): the smallest share of the area is above 0"),
+        (["--data.augment=image=odmt.fusion:Joint"], "data.augment: image=odmt.fusion:Joint: "),
+        (["--data.augment=image=fractions:Fraction"], "is no callable of frames and random numbers"),
         (["--data.augment=image=crop(last=0.5)"], "crop takes no argument 'last'"),
-        (["--data.augment=image=blur"], "unknown augment 'blur'"),
+        (["--data.augment=image=blur"], "unknown augmentation 'blur'"),
         (["--data.augment=image=crop", "--model.encoder-policy=frozen"], "stored features of image are read"),
     ],
 )
@@ -181,7 +184,13 @@ def test_a_store_of_decoded_pixels_changes_nothing_that_is_learned(pictures: Pat
     fresh_accelerator()
     room_for_seven = f"--data.store-gb={7 * 3 * 16 * 16 / 1e9}"
     stored = [*LIVE, "--name=stored", "--train.epochs=2", "--data.workers=2", room_for_seven]
-    assert lines(run(experiment(pictures, tmp_path, *stored))) == lines(plain)
+    folder = run(experiment(pictures, tmp_path, *stored))
+    assert lines(folder) == lines(plain)
+    decoded = pictures / "decoded"
+    assert decoded.is_dir()
+    shutil.rmtree(decoded)
+    from_pretrained(folder / "model", open_dataset(pictures))
+    assert not decoded.exists(), "to be loaded a model needs no gigabytes of the disk"
 
 
 def test_half_precision_reaches_encoders_where_no_step_is_around_them(pictures: Path, tmp_path: Path) -> None:
