@@ -117,7 +117,7 @@ def save_weights(model: ODMT, path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
         try:
-            save_file(tensors, partial, metadata={"features": json.dumps(_keys(model.features))})
+            save_file(tensors, partial, metadata=_made_of(model))
         except SafetensorError as error:  # raised on a full disk
             raise OSError(f"{partial} cannot be written: {error}") from error
         with open(partial, "rb") as file:
@@ -134,13 +134,20 @@ def load_weights(model: ODMT, path: Path) -> None:
     try:
         saved = load_file(path)
         with safe_open(path, framework="pt") as file:
-            trained_on = json.loads((file.metadata() or {}).get("features", "{}"))
+            told = {what: json.loads(text) for what, text in (file.metadata() or {}).items()}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); train again or take another copy") from error
+    trained_on, encoded_by = told.get("features", {}), told.get("encoders", {})
     for name, key in _keys(model.features).items():
         if trained_on.get(name, key) != key:
             raise ValueError(
                 f"{path} was trained on {name} features {trained_on[name]}, and these are {key}; encode as then"
+            )
+    for name, method in _methods(model).items():
+        if encoded_by.get(name, method) != method:
+            raise ValueError(
+                f"{path}: its encoder of {name} made tokens as {encoded_by[name]!r}, and this one makes them as "
+                f"{method!r}; load it with the version of odmt that experiment.yaml beside it names, or train again"
             )
     own = model.state_dict()
     for name in sorted(own.keys() | saved.keys()):
@@ -151,6 +158,19 @@ def load_weights(model: ODMT, path: Path) -> None:
                 "configuration, the features and the catalogue it was trained with"
             )
     model.load_state_dict(saved)
+
+
+def _made_of(model: ODMT) -> dict[str, str]:
+    """Say what weights do not show: which features were read, and how encoders make tokens."""
+    return {"features": json.dumps(_keys(model.features)), "encoders": json.dumps(_methods(model))}
+
+
+def _methods(model: ODMT) -> dict[str, str]:
+    made = {}
+    for name, encoder in model.encoders.items():
+        assert isinstance(encoder, TrainedEncoder)
+        made[name] = encoder.network.method()
+    return made
 
 
 def _keys(features: Contents) -> dict[str, str]:

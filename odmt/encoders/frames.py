@@ -56,10 +56,6 @@ class OfFrames(Network):
     def processing(self) -> dict[str, Any]:
         """Say how frames are brought to size."""
 
-    @abstractmethod
-    def method(self) -> str:
-        """Say in words how tokens are made."""
-
     def example(self) -> dict[str, Tensor]:
         """Make the inputs of a clip of nothing."""
         assert isinstance(self.preparation, Frames)

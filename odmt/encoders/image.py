@@ -52,10 +52,13 @@ class TimmImage(OfTimm, Network):
         self.size = self.preprocessing["input_size"]
         self.scale = Scaling(self.preprocessing["mean"], self.preprocessing["std"])
 
-    def recipe(self) -> dict[str, Any]:
+    def method(self) -> str:
         first = summary_of(self.model).replace("summary", "summary token")
+        return f"timm {type(self.model).__name__}, {first} first, then patches row by row"
+
+    def recipe(self) -> dict[str, Any]:
         return {
-            "method": f"timm {type(self.model).__name__}, {first} first, then patches row by row",
+            "method": self.method(),
             "weights": hash_weights(self.model),
             **self.reading(),
         }
@@ -95,9 +98,12 @@ class TransformersImage(OfTransformers, Network):
         self.layout = read_layout(self.model, noise, f"image encoder {model!r}")
         self.width = self.layout.width
 
+    def method(self) -> str:
+        return f"transformers {type(self.model).__name__}, {self.layout.method()}"
+
     def recipe(self) -> dict[str, Any]:
         return {
-            "method": f"transformers {type(self.model).__name__}, {self.layout.method()}",
+            "method": self.method(),
             "weights": hash_weights(self.model),
             **self.reading(),
         }

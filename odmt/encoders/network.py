@@ -128,6 +128,10 @@ class Network(nn.Module, ABC):
     def recipe(self) -> Mapping[str, Any]:
         """Give all that decides the values but the precision, as YAML-able literals; no path of this machine."""
 
+    def method(self) -> str:
+        """Say in words how tokens are made: a model that was saved with an encoder of another method is refused."""
+        return type(self).__name__
+
     def reading(self) -> Mapping[str, Any]:
         """Give all that decides what `preparation` makes of a file, as YAML-able literals."""
         return {}

@@ -51,12 +51,15 @@ class TransformersText(OfTransformers, Network):
 
     def recipe(self) -> dict[str, Any]:
         return {
-            "method": f"transformers {type(self.model).__name__}, all tokens of one layer, in order",
+            "method": self.method(),
             "weights": hash_weights(self.model),
             "tokenizer": self.tokenizer_hash,
             "layer": self.layer,
             "max_tokens": self.max_tokens,
         }
+
+    def method(self) -> str:
+        return f"transformers {type(self.model).__name__}, all tokens of one layer, in order"
 
     def example(self) -> dict[str, Tensor]:
         return dict(self.preparation(["a"]).inputs)

@@ -148,6 +148,15 @@ def test_misspelt_encoders_are_answered_before_anything_is_read(encoder: str, me
         experiment(tmp_path / "nowhere", tmp_path, f"--model.encoders={encoder}")
 
 
+def test_a_model_whose_encoder_made_tokens_otherwise_is_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(experiment(pictures, tmp_path, *LIVE, "--train.epochs=1"))
+    monkeypatch.setattr(TinyPatches, "method", lambda _: "mean of patches", raising=True)
+    with pytest.raises(ValueError, match=r"encoder of image made tokens as 'TinyPatches', and this one .*'mean of pat"):
+        from_pretrained(folder / "model", open_dataset(pictures))
+
+
 def test_augmented_pictures_train_another_model_and_are_asked_for_by_a_setting(pictures: Path, tmp_path: Path) -> None:
     one_epoch = (*LIVE, "--train.epochs=1")
     folders = []
