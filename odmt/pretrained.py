@@ -134,7 +134,8 @@ def load_weights(model: ODMT, path: Path) -> None:
     try:
         saved = load_file(path)
         with safe_open(path, framework="pt") as file:
-            told = {what: json.loads(text) for what, text in (file.metadata() or {}).items()}
+            metadata = file.metadata() or {}
+            told = json.loads(metadata["made_of"]) if "made_of" in metadata else {}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); train again or take another copy") from error
     trained_on, encoded_by = told.get("features", {}), told.get("encoders", {})
@@ -162,7 +163,8 @@ def load_weights(model: ODMT, path: Path) -> None:
 
 def _made_of(model: ODMT) -> dict[str, str]:
     """Say what weights do not show: which features were read, and how encoders make tokens."""
-    return {"features": json.dumps(_keys(model.features)), "encoders": json.dumps(_methods(model))}
+    told = {"features": _keys(model.features), "encoders": _methods(model)}
+    return {"made_of": json.dumps(told)}  # one entry: of several safetensors writes any first, and files would differ
 
 
 def _methods(model: ODMT) -> dict[str, str]:
