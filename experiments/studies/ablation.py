@@ -13,7 +13,8 @@ features is refused. Flags after -- go to every train.py. With --tune, given onc
 for those that are configured), every row is trained with the first seed under each; the set with the best validation
 score is kept for the row and its other seeds. An attempt that fails is out; the same command makes it again. With
 --keep, what reports need of finished runs goes to a folder that is small enough to be committed, and the same command
-elsewhere goes on from there.
+elsewhere goes on from there. With --reuse, rows that another suite has trained under the same settings, data and
+features are taken from its folders, runs or kept ones.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from odmt.data.format import Dataset, find_dataset, open_dataset
 from odmt.spec import did_you_mean
 
 from .finished import ReportError
-from .keeping import keep, restore
+from .keeping import keep, restore, reuse
 from .running import find_launcher, interrupted_by_sigterm, train, train_command
 from .suite import PlannedRun, Suite, SuiteError, plan, read_suite
 from .suite_report import SuiteReport
@@ -62,6 +63,9 @@ def main(argv: Sequence[str]) -> int:
         dataset = open_dataset(find_dataset(arguments.dataset, runs[0].experiment.data.root))
         if arguments.keep and not arguments.dry_run:
             restore(runs, arguments.keep)
+        if arguments.reuse and not arguments.dry_run:
+            for ours, theirs in reuse(runs, arguments.reuse, dataset).items():
+                print(f"{ours.name}: the same as {theirs}", file=sys.stderr)
         planned = runs
         stage = partial(_stage, suite=suite, dataset=dataset, arguments=arguments)
         failed = stage([run for run in runs if not attempts or run.seed == runs[0].seed])
@@ -205,6 +209,9 @@ def parser() -> argparse.ArgumentParser:
     add("--report", type=Path, metavar="PREFIX", help="write the report to PREFIX.md and so on instead")
     kept = "keep settings, result and ranks to 20 of finished runs in DIR, and take those there for finished"
     add("--keep", type=Path, metavar="DIR", help=kept)
+    add(
+        "--reuse", nargs="+", type=Path, default=[], metavar="DIR", help="take runs of equal settings from other suites"
+    )
     add("--cold-below", type=int, default=5, metavar="N", help="training events that make a target warm (default 5)")
     add("--overwrite", action="store_true", help="train runs anew that were made with other settings, data or features")
     add("--report-only", action="store_true", help="train nothing")

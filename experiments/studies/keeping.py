@@ -7,18 +7,21 @@ user's target under every head, 21 for all that are worse, and `users` where the
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 
+from odmt.data.format import Dataset
 from odmt.run_folder import RunFolder
 
 from .finished import KEPT_RANKS, KEPT_TO, POPULAR, load
-from .suite import PlannedRun
+from .suite import PlannedRun, SuiteError
 
-__all__ = ["keep", "restore"]
+__all__ = ["keep", "restore", "reuse"]
 
 
 def keep(runs: Sequence[PlannedRun], folder: Path) -> list[Path]:
@@ -65,6 +68,42 @@ def restore(runs: Sequence[PlannedRun], folder: Path) -> list[Path]:
         os.replace(partial, run.folder)
         restored.append(run.folder)
     return restored
+
+
+def reuse(runs: Sequence[PlannedRun], folders: Sequence[Path], dataset: Dataset) -> dict[Path, Path]:
+    """Take finished runs of other suites for those of `runs` that are new and have the same settings, data and
+    features: a row is often the same in several suites. Give {the run's folder: where it was found}.
+
+    folders: of runs as training left them, or as `keep` did. Raises SuiteError where one holds none.
+    """
+    found: list[tuple[Path, str]] = []
+    for folder in folders:
+        finished = sorted(result.parent for result in folder.glob("*/result.json"))
+        if not finished:
+            raise SuiteError(f"--reuse {folder}: no finished runs there (folders that hold result.json)")
+        found += [(place, yaml.safe_load((place / "experiment.yaml").read_text("utf-8"))["name"]) for place in finished]
+    taken = {}
+    for run in runs:
+        if run.state != "new":
+            continue
+        same = (at for at, name in found if run.difference(RunFolder(at), dataset, name=name) is None)
+        if (place := next(same, None)) is not None:
+            _take(place, run)
+            taken[run.folder] = place
+    return taken
+
+
+def _take(place: Path, run: PlannedRun) -> None:
+    partial = run.folder.with_name(f".{run.folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name in ("result.json", KEPT_RANKS, "test_ranks.npz"):
+        if (place / name).is_file():
+            shutil.copyfile(place / name, partial / name)
+    text = (place / "experiment.yaml").read_text("utf-8")
+    renamed = re.sub(r"(?m)^name: .*$", lambda was: f"name: {run.experiment.name}  # trained as {was[0][6:]}", text)
+    (partial / "experiment.yaml").write_text(renamed, "utf-8")
+    os.replace(partial, run.folder)
 
 
 def _same_result(place: Path, folder: Path) -> bool:

@@ -96,12 +96,16 @@ class PlannedRun:
 
     def disagreement(self, dataset: Dataset) -> str | None:
         """Say in what the run on the disk differs from what would be trained now, None where it does not or is new."""
-        files = RunFolder(self.folder)
+        return self.difference(RunFolder(self.folder), dataset)
+
+    def difference(self, files: RunFolder, dataset: Dataset, *, name: str | None = None) -> str | None:
+        """Say in what a run differs from this one, which may be called `name` there."""
         if not files.experiment.is_file():
             return None
         try:
             keys = stored_features(self.experiment, dataset).keys
-            files.check_same(self.experiment, {"dataset": dataset.fingerprint, "features": json.dumps(keys)})
+            experiment = self.experiment if name is None else replace(self.experiment, name=name)
+            files.check_same(experiment, {"dataset": dataset.fingerprint, "features": json.dumps(keys)})
         except ValueError as error:
             return str(error)
         return None

@@ -48,3 +48,29 @@ def test_runs_that_were_kept_in_short_are_gone_on_with_elsewhere(place: Path) ->
         compare([load(folder / name, label=name) for name in ("ids-s1", "ids-s2")])
     shutil.copyfile(place / "kept/ids-s2/ranks_to_20.npz", folder / "ids-s1/ranks_to_20.npz")
     assert "in ranks_to_20.npz; the files are of different runs" in ablate(place).err
+
+
+def test_rows_that_another_suite_has_trained_alike_are_taken_from_there(place: Path) -> None:
+    runs = place / "runs/ablations/tiny"
+    report = json.loads((runs / "tiny/report.json").read_text())
+    before = {row["label"]: row["metrics"] for row in report["rows"]}
+    assert ablate(place, "--keep", "kept").status == 0
+    for theirs in ("runs/ablations/tiny/tiny", "kept"):
+        name = Path(theirs).name
+        again = ablate(place, "--name", f"of-{name}", "--reuse", theirs, "--seeds", "1", "2", "--report-only")
+        assert f"ids-s1: the same as {theirs}/ids-s1" in again.err, again.err
+        assert "missing: ids, seed 2: not begun" in again.err
+        report = json.loads((runs / f"of-{name}/report.json").read_text())
+        assert {row["label"]: row["metrics"] for row in report["rows"]} == before
+        # and goes on as if it had been trained here
+        assert ablate(place, "--name", f"of-{name}").status == 0
+    other = (*SMALL[:2], "--train.epochs", "1", *SMALL[4:])
+    found = ablate(place, "--name", "other", "--reuse", "kept", "--report-only", flags=other)
+    assert "the same as" not in found.err
+    assert "no run of tiny is finished yet" in found.err
+    assert "--reuse nowhere: no finished runs there" in ablate(place, "--reuse", "nowhere").err
+    shutil.rmtree(place / "kept/ids-s1")
+    (place / "tiny.yaml").write_text(SUITE.replace("ids:", "ids again:").replace("base: ids", "base: ids again"))
+    renamed = ablate(place, "--name", "renamed", "--reuse", "kept", "runs/ablations/tiny/tiny", "--report-only")
+    assert "ids-again-s1: the same as runs/ablations/tiny/tiny/ids-s1" in renamed.err
+    assert "name: ids-again-s1  # trained as ids-s1" in (runs / "renamed/ids-again-s1/experiment.yaml").read_text()
