@@ -1,7 +1,7 @@
 """What an edge of the distillation graph computes from the logits of teacher and student, over the same candidates.
 
 All share temperature, weight and two ways to hold a teacher back: `detach` keeps the gradient out of it, and `gated`
-lets it teach only where it knows better.
+lets it teach only where it knows better; and `standardize`, by which a student need not become as sure as its teacher.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ class EdgeLoss(ABC):
 
     temperature: divides the logits of both. weight: of this edge. detach: whether gradient stays out of the teacher.
     gated: whether a row counts only where the teacher gives the target a higher probability than the student does.
+    standardize: whether each row's logits, of both, are shifted and scaled to mean 0 and deviation 1 over its
+        candidates first (arXiv 2403.01731), so that only their relations are taught. How sharp a stream is then stays
+        what its own ranking loss makes it, and a mean of streams weighs them as it would without distillation.
     """
 
     temperature: float = 1.0
     weight: float = 1.0
     detach: bool = False
     gated: bool = False
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -44,7 +48,8 @@ class EdgeLoss(ABC):
     ) -> Float[Tensor, ""]:
         teacher = teacher.detach() if self.detach else teacher
         m = log_multiplicity.expand_as(student)
-        terms = self.terms(teacher / self.temperature, student / self.temperature, m, targets)
+        a, b = (_standardized(z, m) if self.standardize else z for z in (teacher, student))
+        terms = self.terms(a / self.temperature, b / self.temperature, m, targets)
         if self.gated:
             at = _needed(targets, "gated=True")[:, None]
             terms = terms * (_log_softmax_at(teacher, m, at) > _log_softmax_at(student, m, at)).squeeze(1)
@@ -119,6 +124,13 @@ class TopRanking(EdgeLoss):
         behind = torch.cat([ranked.masked_fill(~real, -torch.inf), rest.clamp(min=-1e30)], dim=1).flip(1)
         total = behind.logcumsumexp(1).flip(1)[:, :-1]
         return (total - ranked).masked_fill(~real, 0.0).sum(1) / real.sum(1).clamp(min=1)
+
+
+def _standardized(z: Tensor, m: Tensor) -> Tensor:
+    """Shift and scale rows to mean 0 and deviation 1 over the positions that the candidates stand for."""
+    share = torch.softmax(m, -1)
+    z = z - (share * z).sum(-1, keepdim=True)
+    return z / ((share * z.square()).sum(-1, keepdim=True) + 1e-7).sqrt()
 
 
 def _divergence(teacher: Tensor, student: Tensor, m: Tensor) -> Tensor:

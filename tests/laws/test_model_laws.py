@@ -188,7 +188,7 @@ def test_multiplicity_equals_repeating_the_candidate() -> None:
     logits = {name: torch.randn(5, 4, dtype=torch.float64) for name in ("a", "b")}
     counts = torch.tensor([1, 3, 1, 2])
     repeated = {name: z.repeat_interleave(counts, dim=1) for name, z in logits.items()}
-    for loss in ("ce", "kl"):
+    for loss in ("ce", "kl", "kl(standardize=True)"):
         graph = DistillationGraph("a -> b", "ensemble -> a", temperature=0.3, loss=loss)
         ours = graph(logits, counts.double().log().expand(5, 4))
         torch.testing.assert_close(ours, graph(repeated))

@@ -86,6 +86,30 @@ def test_a_gate_opens_where_the_teacher_knows_better(call: str, logits: tuple[to
     assert torch.equal((named["b"].grad != 0).any(1), better)
 
 
+@pytest.mark.parametrize("call", ["ce", "kl", "dkd", "ranking(top=2)"])
+def test_standardized_logits_teach_relations_alone(call: str, logits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    teacher, student = logits
+    arguments = call[:-1] + ", " if call.endswith(")") else call + "("
+    standardized = DistillationGraph(f"a -> b: {arguments}temperature=0.5, standardize=True)")
+    by_hand = [(z - z.mean(1, keepdim=True)) / z.std(1, correction=0, keepdim=True) for z in logits]
+    plain = DistillationGraph(f"a -> b: {arguments}temperature=0.5)")
+    expected = plain(dict(zip("ab", by_hand, strict=True)), targets=TARGETS)
+    torch.testing.assert_close(standardized({"a": teacher, "b": student}, targets=TARGETS), expected)
+    scales = torch.linspace(0.1, 9.0, ROWS)[:, None].double()
+    scaled = {"a": scales * teacher - 3.0, "b": (student / scales + 5.0).requires_grad_()}
+    loss = standardized(scaled, targets=TARGETS)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    loss.backward()
+    sharper = (scaled["b"].grad * (student - student.mean(1, keepdim=True))).sum(1)
+    torch.testing.assert_close(sharper, torch.zeros_like(sharper), rtol=0, atol=1e-5)
+
+
+def test_rows_of_one_candidate_bear_standardizing() -> None:
+    z = {"a": torch.randn(2, 1), "b": torch.randn(2, 1, requires_grad=True)}
+    DistillationGraph("a -> b: kl(standardize=True)")(z).backward()
+    assert z["b"].grad.isfinite().all()
+
+
 def test_edges_have_weights_temperatures_and_directions_of_their_own() -> None:
     z = {name: torch.randn(3, 5, dtype=torch.float64) for name in ("a", "b")}
     both = DistillationGraph("a <-> b: kl(weight=0.5)", temperature=3.0)
