@@ -89,7 +89,8 @@ def from_pretrained(folder: str | Path, features: Features | Dataset) -> ODMT:
     """
     folder = Path(folder)
     saved = folder / "experiment.yaml"
-    experiment = parse(["--config", str(saved)], configs=folder)
+    # augmentations are of training alone, and may be code that is not here
+    experiment = parse(["--config", str(saved), "--data.augment"], configs=folder)
     encoders = encoders_of(experiment, saved=folder / "encoders")
     if encoders and not isinstance(features, Dataset):
         raise ValueError(

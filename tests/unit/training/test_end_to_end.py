@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import shutil
 from pathlib import Path
 
@@ -157,14 +158,21 @@ def test_a_model_whose_encoder_made_tokens_otherwise_is_refused(
         from_pretrained(folder / "model", open_dataset(pictures))
 
 
-def test_augmented_pictures_train_another_model_and_are_asked_for_by_a_setting(pictures: Path, tmp_path: Path) -> None:
+def test_augmented_pictures_train_another_model_and_are_asked_for_by_a_setting(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = "class Mirror:\n    def __call__(self, frames, rng):\n        return frames[:, :, ::-1]\n"
+    (tmp_path / "mirrors.py").write_text(mirror)
+    monkeypatch.syspath_prepend(tmp_path)
     one_epoch = (*LIVE, "--train.epochs=1")
     folders = []
-    for name, further in {"plain": [], "cropped": ["--data.augment=image=crop(least=0.3)"]}.items():
+    for name, further in {"plain": [], "mirrored": ["--data.augment=image=mirrors:Mirror"]}.items():
         folders.append(run(experiment(pictures, tmp_path, *one_epoch, *further, f"--name={name}")))
         fresh_accelerator()
-    plain, cropped = (lines(folder)[0]["loss"] for folder in folders)
-    assert plain != cropped
+    plain, mirrored = (lines(folder)[0]["loss"] for folder in folders)
+    assert plain != mirrored
+    (tmp_path / "mirrors.py").unlink()  # what training alone needs, its model does without
+    monkeypatch.delitem(sys.modules, "mirrors")
     model = from_pretrained(folders[1] / "model", open_dataset(pictures))
     result = json.loads((folders[1] / "result.json").read_text())
     assert result["epochs"] == 1
