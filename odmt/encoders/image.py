@@ -37,16 +37,20 @@ class TimmImage(OfTimm, Network):
     A transformer's tokens are its class token (their mean where it has none), then its patches; a convolutional
     network's are the mean of its last map, then the map's cells row by row. Preprocessing is the model's own
     evaluation transform. `pretrained` takes the weights from the model hub; `checkpoint` takes them from a local file
-    (.safetensors, .pth) instead; with neither they are drawn from seed 0. `size` sets the pixels a side.
+    (.safetensors, .pth) instead; with neither they are drawn from seed 0. `size` sets the pixels a side. `whole` shows
+    all of a picture, "squash" by giving up its proportions, "pad" with bars beside it, where the model's own transform
+    commonly cuts a square out of its middle: of a poster of 2 by 3, two thirds.
     """
 
-    def __init__(self, model: str, *, pretrained: bool = True, checkpoint: str = "", size: int = 0) -> None:
+    def __init__(
+        self, model: str, *, pretrained: bool = True, checkpoint: str = "", size: int = 0, whole: str = ""
+    ) -> None:
         super().__init__()
         self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, size=size, modality="image")
         name, self.told = name_of(model), ":" in source_of(model)
         self.name = name if pretrained or checkpoint else f"{name}(pretrained=False)"
         self.width = int(self.model.num_features)
-        self.preprocessing, resize = preprocessing_of(self.model)
+        self.preprocessing, resize = preprocessing_of(self.model, whole)
         # Twice the input size leaves the model's own resizing its filter.
         self.preparation = Pictures(resize, side=2 * max(self.preprocessing["input_size"][1:]))
         self.size = self.preprocessing["input_size"]

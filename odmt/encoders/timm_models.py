@@ -22,6 +22,9 @@ from odmt.types import Float, Tensor
 
 __all__ = ["OfTimm", "create_timm", "name_of", "preprocessing_of", "source_of", "summary_of", "timm_tokens"]
 
+WHOLE = {"": None, "squash": "squash", "pad": "border"}
+"""What timm calls the ways to bring all of a picture to a square: its proportions lost, or bars beside it."""
+
 CLASS = re.compile(r"cls_token\d?")
 """What models call the parameter of their class tokens; CoaT has one for each stage."""
 
@@ -79,14 +82,21 @@ def create_timm(model: str, *, pretrained: bool, checkpoint: str, size: int, mod
     return network
 
 
-def preprocessing_of(model: Any) -> tuple[dict[str, Any], Callable[[Image.Image], Tensor]]:
+def preprocessing_of(model: Any, whole: str = "") -> tuple[dict[str, Any], Callable[[Image.Image], Tensor]]:
     """Give the settings of a model's own evaluation transform, and the transform as far as bytes go: scaling them is
     left to the network, because bytes are a quarter of what would go from process to process.
+
+    whole: "squash" or "pad" to show all of a picture, of which most models' own transform cuts out the middle.
     """
     from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
 
     settings = resolve_model_data_config(model)
+    if whole not in WHOLE:
+        ways = " or ".join(f'"{way}"' for way in WHOLE if way)
+        raise EncoderError(f"whole={whole!r} is no way to show all of a picture; write {ways}, or leave it out")
+    if whole:
+        settings |= {"crop_mode": WHOLE[whole], "crop_pct": 1.0}
     resize: Any = create_transform(**settings, is_training=False, normalize=False)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}, resize
 

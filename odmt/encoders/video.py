@@ -41,7 +41,7 @@ class TimmFrames(OfTimm, OfFrames):
     frames, sample, stride: which frames, see `odmt.data.sampling.FrameChoice`.
     pool: "none", a token per frame; "mean", one token; "attention" or "transformer", one token by a layer that is
         trained with the recommender (`odmt.encoders.pooling`), and which stored features cannot have.
-    pretrained, checkpoint, size: as of `odmt.encoders.image.TimmImage`.
+    pretrained, checkpoint, size, whole: as of `odmt.encoders.image.TimmImage`.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class TimmFrames(OfTimm, OfFrames):
         pretrained: bool = True,
         checkpoint: str = "",
         size: int = 0,
+        whole: str = "",
     ) -> None:
         drawn = "" if pretrained or checkpoint else ", pretrained=False"
         super().__init__(f"{name_of(model)}(pool={pool!r}{drawn})", frames=frames, sample=sample, stride=stride)
@@ -63,7 +64,7 @@ class TimmFrames(OfTimm, OfFrames):
         self.model = create_timm(model, pretrained=pretrained, checkpoint=checkpoint, size=size, modality="video")
         self.told = ":" in source_of(model)
         self.width = int(self.model.num_features)
-        self.preprocessing, resize = preprocessing_of(self.model)
+        self.preprocessing, resize = preprocessing_of(self.model, whole)
         # Twice the input size leaves the model's own resizing its filter.
         side = 2 * max(self.preprocessing["input_size"][1:])
         self.preparation = Frames(self.choice, _EachFrame(resize), side=side)

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 
 from odmt.encoders import EncoderError, Unreadable, load_encoder
-from odmt.encoders.network import FrozenNetwork
+from odmt.encoders.image import TimmImage
+from odmt.encoders.network import FilePreparation, FrozenNetwork
 from odmt.encoders.timm_models import create_timm
 from odmt.encoders.timm_models import timm_tokens as our_tokens
 from odmt.encoders.torchvision_mend import mend_torchvision
+from odmt.encoders.video import TimmFrames
 from odmt.spec import SpecError
 from tests.unit.encoders.tokens import arrays
 
@@ -140,6 +142,28 @@ def test_patches_of_pit_are_in_order() -> None:
 def test_models_that_give_no_tokens_are_refused(name: str, message: str) -> None:
     with pytest.raises(EncoderError, match=message):
         load_encoder("image", f"{name}pretrained=False)")
+
+
+@pytest.mark.parametrize(("whole", "sees"), [("", False), ("squash", True), ("pad", True)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_stands_at_the_ends_of_a_long_picture(whole: str, sees: bool, turned: bool) -> None:
+    grey = np.full((40, 160, 3), 90, dtype=np.uint8)
+    marked = grey.copy()
+    marked[:, :20], marked[:, -20:] = (255, 0, 0), (0, 0, 255)
+    network = TimmImage("test_vit", pretrained=False, whole=whole)
+    assert isinstance(network.preparation, FilePreparation)
+    shown = [network.preparation.fit((x.swapaxes(0, 1) if turned else x)[None]) for x in (grey, marked)]
+    assert shown[0].shape == shown[1].shape == network.example()["pixels"].shape[1:]
+    assert (not torch.equal(*shown)) is sees
+    assert (shown[0] == 90).all().item() is (whole != "pad")  # whose bars have the colour that networks expect most
+
+
+def test_frames_may_be_shown_whole_and_no_other_way_is_known() -> None:
+    frames = TimmFrames("test_vit", frames=1, pretrained=False, whole="squash")
+    assert frames.reading()["preprocessing"]["crop_mode"] == "squash"
+    told = 'whole=\'border\' is no way to show all of a picture; write "squash" or "pad"'
+    with pytest.raises(EncoderError, match=re.escape(told)):
+        TimmImage("test_vit", pretrained=False, whole="border")
 
 
 def test_a_broken_picture_does_not_disturb_its_batch(pictures: list[Path]) -> None:
