@@ -40,10 +40,10 @@ class PixelStore:
         text = json.dumps({**identity, "shape": self.shape, "type": str(self.dtype)}, sort_keys=True, default=str)
         self.slots = int(min(capacity // example.nbytes, (counts[1:] > 0).sum()))
         order = np.lexsort((np.arange(len(counts)), -counts))  # the most frequent first, equals by number
-        order = order[(order > 0) & (counts[order] > 0)][: self.slots]
+        order = order[(order > 0) & (counts[order] > 0)]
         self.slot_of = np.full(len(counts), -1)
-        self.slot_of[order] = np.arange(len(order))
-        # the order of items decides where they are
+        self.slot_of[order[: self.slots]] = np.arange(self.slots)
+        # the order of all items decides where they are, so that a store that may grow goes on with what it has
         key = hashlib.sha256(f"{text} {hashlib.sha256(order.tobytes()).hexdigest()}".encode()).hexdigest()[:16]
         self.folder = folder / key
         self._make(text)

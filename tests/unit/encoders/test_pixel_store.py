@@ -49,6 +49,20 @@ def test_the_most_frequent_items_are_kept_as_far_as_there_is_room(tmp_path: Path
     assert sum(file.stat().st_size for file in store.folder.glob("pixels")) == 2 * EXAMPLE.nbytes
 
 
+def test_a_store_that_may_grow_goes_on_with_what_it_has_and_a_smaller_one_takes_no_more(tmp_path: Path) -> None:
+    small = make(tmp_path, capacity=2 * EXAMPLE.nbytes)
+    small.put(3, picture(3))
+    large = make(tmp_path)
+    for store in (large, small, make(tmp_path, capacity=EXAMPLE.nbytes)):
+        found = store.get(3)
+        assert found is not None
+        np.testing.assert_array_equal(found, picture(3))
+    assert large.put(2, picture(2))
+    assert large.get(5) is None
+    assert small.get(2) is None
+    assert small.folder == large.folder
+
+
 def test_another_identity_is_another_store(tmp_path: Path) -> None:
     make(tmp_path, content="a").put(3, picture(3))
     assert make(tmp_path, content="b").get(3) is None
