@@ -14,7 +14,7 @@ of `odmt.distill_losses`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,10 +26,12 @@ from odmt.types import Float, Int, Tensor
 
 __all__ = ["DistillationGraph", "Edge", "ensemble", "parse_edges", "sigmoid_ramp"]
 
+EACH = "*"
+
 
 @dataclass(frozen=True)
 class Edge:
-    """Name who teaches whom, and by what loss; an empty `call` leaves that to the graph."""
+    """Name who teaches whom, and by what loss; an empty `call` leaves that to the graph. "*" is every other stream."""
 
     teacher: str
     student: str
@@ -38,7 +40,7 @@ class Edge:
     def __post_init__(self) -> None:
         if self.student == "ensemble":
             raise ValueError(f"edge '{self}': the ensemble combines the streams and cannot be taught; name a stream")
-        if self.teacher == self.student:
+        if self.teacher == self.student != EACH:
             raise ValueError(f"edge '{self}' teaches a stream by itself; name two different ones")
         if self.call:
             parse_call(self.call, known=DISTILL_LOSSES, kind="distillation loss").check(("temperature", "detach"))
@@ -49,12 +51,12 @@ class Edge:
 
 def parse_edges(text: str) -> list[Edge]:
     """Read "teacher -> student" or, for both directions, "a <-> b", either with a loss behind it, as in
-    "ensemble -> id: kl(temperature=2.0, weight=0.5, detach=True)".
+    "ensemble -> id: kl(temperature=2.0, weight=0.5, detach=True)"; or, for every other stream, "id -> *".
     """
     names, _, call = text.partition(":")
     arrow = "<->" if "<->" in names else "->"
     parts = [part.strip() for part in names.split(arrow)]
-    if len(parts) != 2 or not all(part.isidentifier() for part in parts):
+    if len(parts) != 2 or not all(part == EACH or part.isidentifier() for part in parts):
         raise ValueError(f"edge {text!r} is not of the form 'teacher -> student', for example 'id -> text'")
     one, other = parts
     there = Edge(one, other, call.strip())
@@ -99,11 +101,26 @@ class DistillationGraph:
         parsed = parse_call(call, known=DISTILL_LOSSES, kind="distillation loss")
         return parsed.build(temperature=self.temperature, detach=self.detach)
 
-    def check(self, streams: tuple[str, ...]) -> None:
+    def among(self, streams: Sequence[str]) -> DistillationGraph:
+        """Give the same graph with "*" written out; without it, the graph itself.
+
+        streams: which there are; an "ensemble" among them is none. Raises ValueError for edges that name others.
+        """
+        self.check(streams)
+        if not any(EACH in (edge.teacher, edge.student) for edge in self.edges):
+            return self
+        every = [name for name in streams if name != "ensemble"]
+        edges = []
+        for edge in self.edges:
+            teachers, students = (every if one == EACH else [one] for one in (edge.teacher, edge.student))
+            edges += [Edge(one, other, edge.call) for one in teachers for other in students if one != other]
+        return DistillationGraph(*edges, temperature=self.temperature, loss=self.loss, detach=self.detach)
+
+    def check(self, streams: Sequence[str]) -> None:
         """Refuse edges that name a stream which does not exist."""
         for edge in self.edges:
             for name in (edge.teacher, edge.student):
-                if name not in (*streams, "ensemble"):
+                if name not in (*streams, "ensemble", EACH):
                     known = ", ".join((*streams, "ensemble"))
                     way_out = "name those, or leave the graph empty"
                     raise ValueError(
@@ -123,12 +140,12 @@ class DistillationGraph:
             division by the temperature, because a repeated candidate repeats its term in the softmax.
         targets: which candidate each row should rank first, for losses that ask.
         """
-        self.check(tuple(logits))
+        graph = self.among(tuple(logits))
         total = next(iter(logits.values())).new_zeros(())
-        if not self.edges:
+        if not graph.edges:
             return total
         named = {"ensemble": ensemble(logits), **logits} if "ensemble" not in logits else logits
         m = torch.zeros_like(total) if log_multiplicity is None else log_multiplicity
-        for edge, loss in zip(self.edges, self._losses, strict=True):
+        for edge, loss in zip(graph.edges, graph._losses, strict=True):
             total = total + loss(named[edge.teacher], named[edge.student], m, targets)
         return total

@@ -106,8 +106,7 @@ class ODMT(ItemEncoder):
         self.join_states = build_component(join, JOINS, "join", {"dim": dim, "streams": read}) if at_user else None
         self.similarity = checked_module(build_component(similarity, SIMILARITIES, "similarity", {}), "similarity")
         self.loss: RankingLoss | FullSoftmax = build_component(loss, LOSSES, "loss", {"num_items": self.num_items})
-        self.distill = distill or DistillationGraph()
-        self.distill.check(self.streams)
+        self.distill = (distill or DistillationGraph()).among(self.streams)
         self.ensemble = checked_module(
             build_component(ensemble, ENSEMBLES, "ensemble", {"streams": self.streams}), "ensemble"
         )

@@ -190,7 +190,7 @@ def _check_distillation(experiment: Experiment) -> None:
         except ValueError as error:
             raise ConfigError(f"distill.graph: {error}") from error
         # which streams leave another fusion is known once it is built, and the model checks it then
-        missing = {name for edge in edges for name in (edge.teacher, edge.student)}.difference(heads)
+        missing = {name for edge in edges for name in (edge.teacher, edge.student)}.difference(heads, "*")
         if missing and _name(model.fusion) in FUSIONS:
             found = f"'{text}' names {' and '.join(sorted(missing))}, but the streams are {', '.join(heads)}"
             raise ConfigError(f"distill.graph: {found}; write --distill.graph with the edges you want, or with none")

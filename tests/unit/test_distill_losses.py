@@ -131,6 +131,26 @@ def test_detach_is_a_matter_of_the_edge() -> None:
     assert z["b"].grad is not None
 
 
+def test_a_star_is_every_other_stream() -> None:
+    z = {name: torch.randn(3, 5, dtype=torch.float64) for name in ("a", "b", "c")}
+    for short, long in {
+        ("a -> *",): ("a -> b", "a -> c"),
+        ("* -> a: kl(weight=0.5)",): ("b -> a: kl(weight=0.5)", "c -> a: kl(weight=0.5)"),
+        ("a <-> *", "ensemble -> c"): ("a -> b", "a -> c", "b -> a", "c -> a", "ensemble -> c"),
+        ("* -> *",): ("a <-> b", "a <-> c", "b <-> c"),
+        ("ensemble -> *",): ("ensemble -> a", "ensemble -> b", "ensemble -> c"),
+    }.items():
+        given = {**z, "ensemble": torch.randn(3, 5, dtype=torch.float64)}
+        for logits in (z, given):
+            torch.testing.assert_close(DistillationGraph(*short)(logits), DistillationGraph(*long)(logits))
+    assert DistillationGraph("a -> *")({"a": z["a"]}).item() == 0.0  # nobody else
+    assert [str(edge) for edge in DistillationGraph("a -> *: dkd").among(("a", "ensemble", "b")).edges] == [
+        "a -> b: dkd"
+    ]
+    with pytest.raises(ValueError, match="'d', but the streams are: a, b, c"):
+        DistillationGraph("d -> *")(z)
+
+
 def test_an_ensemble_that_is_given_teaches_instead_of_the_mean() -> None:
     z = {name: torch.randn(3, 5) for name in ("a", "b")}
     given = torch.randn(3, 5)
