@@ -142,7 +142,10 @@ class RunFolder:
                 )
         # a setting that came after the run began had its default then
         unset = flat(yaml.safe_load(to_yaml(Experiment(experiment.dataset))))
-        before, now = unset | flat(yaml.safe_load(text)), flat(yaml.safe_load(to_yaml(experiment)))
+        before, now = (
+            _that_count(unset | flat(yaml.safe_load(text))),
+            _that_count(flat(yaml.safe_load(to_yaml(experiment)))),
+        )
         for name in before | now:
             if before.get(name) != now.get(name) and name not in FREE_ON_RESUME:
                 setting = name.replace("/", ".")
@@ -174,6 +177,15 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + name] = value if isinstance(value, int | float | str) else str(value)
     return found
+
+
+def _that_count(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out how streams would teach each other where none teaches."""
+    if settings["distill/graph"] != "[]":
+        return settings
+    return {
+        name: value for name, value in settings.items() if name == "distill/graph" or not name.startswith("distill/")
+    }
 
 
 def _header(inputs: Mapping[str, str]) -> str:

@@ -191,3 +191,12 @@ def test_features_of_another_encoder_do_not_slip_into_a_run(dataset: Path, tmp_p
         run(replace(settings, resume=True))
     with pytest.raises(ValueError, match=r"was trained on text features \w+, and these are"):
         from_pretrained(folder / "model", open_features(open_dataset(own), ["text"]))
+
+
+def test_how_streams_would_teach_is_of_no_matter_where_none_does(dataset: Path, tmp_path: Path) -> None:
+    silent = ("--train.epochs=1", "--distill.graph", "--distill.loss")
+    files = RunFolder(experiment(dataset, tmp_path, *silent, "ce").folder)
+    files.claim(experiment(dataset, tmp_path, *silent, "ce"), {})
+    files.check_same(experiment(dataset, tmp_path, *silent, "kl", "--distill.detach", "--resume"), {})
+    with pytest.raises(ValueError, match=r"the run to resume has distill\.graph=\[\], the command says \['id -> text'"):
+        files.check_same(experiment(dataset, tmp_path, "--train.epochs=1", "--resume"), {})
