@@ -179,6 +179,8 @@ class GBCE:
         if not 0 <= t <= 1:
             raise ValueError(f"t={t} is out of range; 0 is plain binary cross entropy, 1 calibrated to the softmax")
         self.draws, self.draw_popularity = _checked_draws(draws, draw_popularity)
+        if num_items < 2:
+            raise ValueError(f"gbce tells an item from others, and num_items={num_items}; take the loss 'full'")
         share = min(1.0, draws / (num_items - 1))
         self.beta = share * (t * (1 - 1 / share) + 1 / share)
 

@@ -223,3 +223,10 @@ def test_a_loss_that_needs_draws_asks_for_them() -> None:
         ODMT(features, dim=8, loss="in_batch(popularity=-1.0)")
     with pytest.raises(ValueError, match=r"t=2\.0 is out of range"):
         ODMT(features, dim=8, loss="gbce(t=2.0)")
+
+
+def test_one_item_alone_has_no_others_to_be_told_from() -> None:
+    features = ItemFeatures.from_arrays(1, text=np.ones((1, 1, 2), dtype="float32"))
+    with pytest.raises(ValueError, match="gbce tells an item from others, and num_items=1; take the loss 'full'"):
+        ODMT(features, dim=8, loss="gbce")
+    assert ODMT(features, dim=8, loss="full")(make_batch(np.array([[1, 1]]), features))["ranking"].isfinite()
