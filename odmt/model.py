@@ -182,10 +182,16 @@ class ODMT(ItemEncoder):
         losses = {"ranking": torch.stack([self.loss(z, rows.targets, m) for z in logits.values()]).sum()}
         if self.ensemble.trained:
             streams = logits if self.ensemble.joint else {name: z.detach() for name, z in logits.items()}
-            losses["ensemble"] = self.loss(self.ensemble(streams), rows.targets, m)
+            losses["ensemble"] = self.loss(self._combined(streams, correction), rows.targets, m)
         # weights that are fitted elsewhere do not teach
-        teachers = {**logits, "ensemble": self.ensemble(logits)} if self.ensemble.trained else logits
+        teachers = {**logits, "ensemble": self._combined(logits, correction)} if self.ensemble.trained else logits
         return {**losses, "distill": distill_weight * self.distill(teachers, m, rows.targets)}
+
+    def _combined(self, logits: Mapping[str, Tensor], correction: Tensor | None) -> Tensor:
+        """Weigh scores, as at recommendation, and correct their sum once: weights need not add up to 1."""
+        if correction is None:
+            return self.ensemble(logits)
+        return self.ensemble({name: z + correction for name, z in logits.items()}) - correction
 
     def _hidden_events(self, mask: Bool[Tensor, "users length"]) -> Bool[Tensor, "users length"] | None:
         """Draw the events that backbones which learn from hidden ones are to guess, at least one per user."""

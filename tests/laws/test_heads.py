@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from odmt import ODMT, BERT4Rec, DistillationGraph, GRU4Rec, ItemFeatures, SASRec, make_batch
+from odmt.ensembles import Weighted
+from odmt.types import Streams
 from tests.laws.test_model_laws import HISTORIES, NUM_ITEMS, make_model
 
 
@@ -81,6 +83,27 @@ def test_trained_weights_start_at_the_mean_and_learn(features: ItemFeatures, joi
     losses["ensemble"].backward(retain_graph=True)
     assert all((weight.grad != 0).all() for weight in model.ensemble.log_weights.values())
     assert (model.id_table.weight.grad is not None) is joint
+
+
+def test_a_trained_ensemble_weighs_scores_which_are_corrected_for_popularity_once(features: ItemFeatures) -> None:
+    batch, seen = make_batch(HISTORIES, features), []
+
+    class Recording(Weighted):
+        def forward(self, scores: Streams) -> torch.Tensor:
+            seen.append(torch.stack([z.detach() for z in scores.values()]))
+            return super().forward(scores)
+
+    for popularity in (0.0, 1.0):
+        torch.manual_seed(1)
+        loss = f"in_batch(popularity={popularity})"
+        teach = DistillationGraph("ensemble -> id")
+        model = make_model(features, loss=loss, distill=teach, item_counts=np.arange(NUM_ITEMS + 1), dropout=0.0)
+        model.ensemble = Recording(model.streams)
+        model(batch)
+    torch.testing.assert_close(torch.stack(seen[:2]), torch.stack(seen[2:]))
+    alone = make_model(features, streams=("id",), ensemble="weighted", item_counts=np.arange(NUM_ITEMS + 1))
+    losses = alone.eval()(batch)
+    torch.testing.assert_close(losses["ensemble"], losses["ranking"])
 
 
 @pytest.mark.parametrize("join", ["none", "sum(at='user')"])
