@@ -80,10 +80,12 @@ class _Recurrence(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         scaled = self.into.weight * self.gamma.exp().repeat_interleave(2).unsqueeze(1)
         parts = F.linear(x.masked_fill(~mask.unsqueeze(2), 0), scaled).unflatten(2, (-1, 2))
-        # Complex numbers have single precision at least, so under autocast too this part is not in bf16.
-        inputs = torch.view_as_complex(parts.to(self.nu.dtype))
-        states = linear_recurrence(inputs, torch.complex(-self.nu.exp(), self.theta.exp()))
-        return self.out(torch.view_as_real(states).flatten(2))
+        # In single precision at least, also under autocast: there are no complex numbers of bf16.
+        precise = torch.promote_types(self.nu.dtype, torch.float32)
+        nu, theta = self.nu.to(precise), self.theta.to(precise)
+        inputs = torch.view_as_complex(parts.to(precise))
+        states = linear_recurrence(inputs, torch.complex(-nu.exp(), theta.exp()))
+        return self.out(torch.view_as_real(states).flatten(2).to(self.nu.dtype))
 
 
 def linear_recurrence(inputs: Tensor, log_factor: Tensor) -> Tensor:

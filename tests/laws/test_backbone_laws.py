@@ -198,6 +198,19 @@ def test_precision_is_that_of_the_parameters_or_of_autocast(call: str) -> None:
     torch.testing.assert_close(double[mask].float(), single[mask], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("call", [call for call in EVERY if not call.startswith("huggingface")])
+def test_parameters_of_half_precision_read_nearly_alike_and_learn(call: str, dtype: torch.dtype) -> None:
+    backbone = make(call)
+    x, mask = histories(7, 4)
+    single = read(backbone, x, mask)
+    half = read(backbone.to(dtype), x.to(dtype), mask)
+    assert half.dtype == dtype
+    assert (half - single)[mask].norm() < 0.05 * single[mask].norm()
+    (half[mask].float() * torch.randn(11, DIM)).sum().backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(backbone).values())
+
+
 TOO_LONG = [call for call in EVERY if not call.startswith(("gru4rec", "nextitnet", "lrurec"))]
 
 
