@@ -19,7 +19,7 @@ from odmt.components import BACKBONES, CONTENT, ENSEMBLES, JOINS, LOSSES, RESERV
 from odmt.distill import DistillationGraph
 from odmt.items import ItemEncoder, build_component, checked_module, evaluating, items_apart
 from odmt.parts import user_parts
-from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares
+from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares, some_of
 from odmt.softmax import softmax_loss
 from odmt.types import Backbone, Batch, Bool, Contents, Float, Fusion, Int, Raw, Streams, Tensor, Tokens
 
@@ -163,7 +163,8 @@ class ODMT(ItemEncoder):
         predicted = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], dim=1) if hidden is None else hidden
         states = self._states(vectors, histories, mask, predicted, parts, hide=hidden is not None)
         if isinstance(self.loss, FullSoftmax):
-            losses = [softmax_loss(states[name], vectors[name], histories[predicted]) for name in self.streams]
+            targets = some_of(histories, predicted)
+            losses = [softmax_loss(states[name], vectors[name], targets) for name in self.streams]
             return {"ranking": torch.stack(losses).sum(), "distill": losses[0].new_zeros(())}
 
         rows = Rows.of(histories, mask, predicted, len(batch.items))

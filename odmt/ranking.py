@@ -30,6 +30,7 @@ __all__ = [
     "SampledSoftmax",
     "candidate_logits",
     "draw_shares",
+    "some_of",
 ]
 
 
@@ -57,12 +58,15 @@ class Rows:
         predicted: Bool[Tensor, "users length"],
         num_items: int,
     ) -> Rows:
-        """Take the events in `predicted` as targets, row by row in the order of users and time."""
+        """Take the events in `predicted` as targets, row by row in the order of users and time.
+
+        Raises ValueError where there are none.
+        """
         padding = histories.masked_fill(~mask, num_items)  # goes to a column of its own, cut off here
         own = torch.zeros(len(histories), num_items + 1, dtype=torch.bool, device=mask.device)
         own.scatter_(1, padding, True)
         users = torch.arange(len(histories), device=mask.device)[:, None].expand_as(predicted)[predicted]
-        return cls(users, histories[predicted], own[:, :-1])
+        return cls(users, some_of(histories, predicted), own[:, :-1])
 
 
 class RankingLoss(Protocol):
@@ -213,6 +217,17 @@ class FullSoftmax:
 
     draws = 0
     draw_popularity = 0.0
+
+
+def some_of(histories: Int[Tensor, "users length"], predicted: Bool[Tensor, "users length"]) -> Int[Tensor, " rows"]:
+    """Give the events that are predicted, row by row; raises ValueError where there are none."""
+    targets = histories[predicted]
+    if not len(targets):
+        raise ValueError(
+            f"nothing can be predicted of these {len(histories)} histories: each has fewer than two events, and an event "
+            "is predicted from those before it; leave such users out"
+        )
+    return targets
 
 
 def candidate_logits(

@@ -26,9 +26,18 @@ def make_batch(
 
     Leading columns that nobody fills are cut. `modalities` are those whose content is read, by default all. Items come
     in the order of their number of tokens, so that the model need not pad them all to the longest. `drawn` are the ids
-    of further candidates [any], which may repeat, for losses that ask for them.
+    of further candidates [any], which may repeat, for losses that ask for them: drawn by the chances
+    `ODMT.draw_shares`, which the loss takes for granted. Raises ValueError where there is no event, or
+    padding behind one.
     """
     filled = histories > 0
+    if not filled.any():
+        raise ValueError(f"none of {len(histories)} histories has an event (0 is padding); a batch needs some")
+    if (gap := (filled[:, :-1] & ~filled[:, 1:]).any(1)).any():
+        row = int(gap.argmax())
+        raise ValueError(
+            f"history {row} has padding behind an event: {histories[row].tolist()}; put the zeros in front"
+        )
     first = int(filled.any(0).argmax())
     histories, filled = histories[:, first:], filled[:, first:]
     events = histories[filled]

@@ -230,3 +230,14 @@ def test_one_item_alone_has_no_others_to_be_told_from() -> None:
     with pytest.raises(ValueError, match="gbce tells an item from others, and num_items=1; take the loss 'full'"):
         ODMT(features, dim=8, loss="gbce")
     assert ODMT(features, dim=8, loss="full")(make_batch(np.array([[1, 1]]), features))["ranking"].isfinite()
+
+
+@pytest.mark.parametrize("loss", ["in_batch", "full"])
+def test_a_batch_in_which_nothing_can_be_predicted_is_refused(loss: str) -> None:
+    features = ItemFeatures.from_arrays(6)
+    model = ODMT(features, dim=8, loss=loss)
+    for histories in ([[6], [5]], [[0, 4], [0, 3]]):
+        with pytest.raises(ValueError, match="nothing can be predicted of these 2 histories"):
+            model(make_batch(np.array(histories), features))
+    alone = ODMT(features, dim=8, backbone="bert4rec(layers=1)")(make_batch(np.array([[6], [5]]), features))
+    assert alone["ranking"].isfinite()  # that one predicts what it hides

@@ -68,6 +68,14 @@ def test_a_batch_gives_back_its_histories_and_counts(sequences: list[list[int]])
     np.testing.assert_array_equal(first, np.where(lengths[batch.items] > 0, batch.items, 0))
 
 
+def test_a_batch_without_any_event_or_with_gaps_is_refused() -> None:
+    for histories in (np.zeros((2, 3), np.int64), np.zeros((0, 3), np.int64)):
+        with pytest.raises(ValueError, match=r"none of \d histories has an event"):
+            make_batch(histories, ItemFeatures.from_arrays(6))
+    with pytest.raises(ValueError, match=r"history 1 has padding behind an event: \[3, 0\]; put the zeros in front"):
+        make_batch(np.array([[0, 4], [3, 0]]), ItemFeatures.from_arrays(6))
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_the_same_global_batches(world: int) -> None:
     alone = list(UserBatches(23, 7, seed=5))
