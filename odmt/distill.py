@@ -129,23 +129,44 @@ class DistillationGraph:
 
     def __call__(
         self,
-        logits: Mapping[str, Float[Tensor, "rows candidates"]],
-        log_multiplicity: Float[Tensor, "rows candidates"] | None = None,
-        targets: Int[Tensor, " rows"] | None = None,
+        logits: Mapping[str, Float[Tensor, "*rows candidates"]],
+        log_multiplicity: Float[Tensor, "*#rows #candidates"] | None = None,
+        targets: Int[Tensor, " *rows"] | None = None,
     ) -> Float[Tensor, ""]:
         """Compute the loss.
 
-        logits: per stream; an entry "ensemble" stands for their mean, where the ensemble is another one.
+        logits: per stream; an entry "ensemble" stands for their mean, where the ensemble is another one. Rows may be
+            those of a batch and its positions. A candidate that is -inf for any stream is none for the row.
         log_multiplicity: as in `odmt.ranking`, where candidates stand for several positions. It is added after the
             division by the temperature, because a repeated candidate repeats its term in the softmax.
         targets: which candidate each row should rank first, for losses that ask.
+
+        Raises ValueError where streams have logits of different shapes.
         """
         graph = self.among(tuple(logits))
-        total = next(iter(logits.values())).new_zeros(())
+        first = next(iter(logits.values()))
+        total = first.new_zeros(())
         if not graph.edges:
             return total
+        if len({z.shape for z in logits.values()}) > 1:
+            shapes = ", ".join(f"{name} {list(z.shape)}" for name, z in logits.items())
+            raise ValueError(f"streams teach each other over the same rows and candidates, and these differ: {shapes}")
+        m = total if log_multiplicity is None else log_multiplicity
+        if first.ndim > 2:
+            m = m.expand_as(first).flatten(0, -2)
+            logits = {name: z.flatten(0, -2) for name, z in logits.items()}
+            targets = None if targets is None else targets.flatten()
+        logits, m = _without_masked(logits, m)
         named = {"ensemble": ensemble(logits), **logits} if "ensemble" not in logits else logits
-        m = torch.zeros_like(total) if log_multiplicity is None else log_multiplicity
         for edge, loss in zip(graph.edges, graph._losses, strict=True):
             total = total + loss(named[edge.teacher], named[edge.student], m, targets)
         return total
+
+
+def _without_masked(logits: Mapping[str, Tensor], m: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+    """Say by m which candidates are masked by -inf, and make them numbers: no probability times -inf is nan."""
+    if not any(bool(z.detach().amin().isneginf()) for z in logits.values() if z.numel()):
+        return logits, m
+    masked = torch.stack([z.isneginf() for z in logits.values()]).any(0)
+    shown = {name: z.masked_fill(masked, 0.0) for name, z in logits.items()}
+    return shown, m.expand_as(masked).masked_fill(masked, -torch.inf)

@@ -53,7 +53,7 @@ class EdgeLoss(ABC):
         if self.gated:
             at = _needed(targets, "gated=True")[:, None]
             terms = terms * (_log_softmax_at(teacher, m, at) > _log_softmax_at(student, m, at)).squeeze(1)
-        return self.weight * self.temperature**2 * terms.mean()
+        return self.weight * self.temperature**2 * (terms.mean() if len(terms) else terms.sum())
 
     @abstractmethod
     def terms(self, teacher: Tensor, student: Tensor, m: Tensor, targets: Tensor | None) -> Float[Tensor, " rows"]:
@@ -121,7 +121,9 @@ class TopRanking(EdgeLoss):
         rest = torch.logsumexp((student + m).scatter(1, places, -torch.inf), dim=1, keepdim=True)
         ranked = student.gather(1, places)
         # what competes for a place: the candidates from there on, and the rest
-        behind = torch.cat([ranked.masked_fill(~real, -torch.inf), rest.clamp(min=-1e30)], dim=1).flip(1)
+        behind = torch.cat(
+            [ranked.masked_fill(~real, -torch.inf), rest.clamp(min=torch.finfo(rest.dtype).min)], dim=1
+        ).flip(1)
         total = behind.logcumsumexp(1).flip(1)[:, :-1]
         return (total - ranked).masked_fill(~real, 0.0).sum(1) / real.sum(1).clamp(min=1)
 

@@ -224,8 +224,8 @@ def some_of(histories: Int[Tensor, "users length"], predicted: Bool[Tensor, "use
     targets = histories[predicted]
     if not len(targets):
         raise ValueError(
-            f"nothing can be predicted of these {len(histories)} histories: each has fewer than two events, and an event "
-            "is predicted from those before it; leave such users out"
+            f"nothing can be predicted of these {len(histories)} histories: each has fewer than two events, and an "
+            "event is predicted from those before it; leave such users out"
         )
     return targets
 

@@ -110,6 +110,36 @@ def test_rows_of_one_candidate_bear_standardizing() -> None:
     assert z["b"].grad.isfinite().all()
 
 
+CALLS = ["ce", "kl", "dkd", "ranking(top=2)", "kl(gated=True)", "ce(standardize=True)"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_candidates_that_are_masked_by_infinity_are_none(call: str, logits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    z = {name: one.clone().requires_grad_() for name, one in zip("ab", logits, strict=True)}
+    masked = torch.zeros(ROWS, CANDIDATES, dtype=torch.bool)
+    masked[:, 5], masked[1, 1] = True, True
+    graph = DistillationGraph(f"a -> b: {call}", f"ensemble -> b: {call}")
+    found = graph({name: one.masked_fill(masked, -torch.inf) for name, one in z.items()}, targets=TARGETS)
+    by_weight = graph(z, torch.zeros(ROWS, CANDIDATES).double().masked_fill(masked, -torch.inf), TARGETS)
+    torch.testing.assert_close(found, by_weight)
+    found.backward()
+    assert all(one.grad is None or one.grad.isfinite().all() for one in z.values())
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_rows_may_be_batch_and_positions_or_none_and_numbers_of_half_precision(call: str) -> None:
+    z = {name: torch.randn(2, 3, 5) for name in "ab"}
+    targets = torch.randint(0, 5, (2, 3))
+    graph = DistillationGraph(f"a -> b: {call}")
+    flat = graph({name: one.flatten(0, 1) for name, one in z.items()}, targets=targets.flatten())
+    torch.testing.assert_close(graph(z, targets=targets), flat)
+    assert graph({name: one[:0] for name, one in z.items()}, targets=targets[:0]).item() == 0.0
+    half = graph({name: one.half() for name, one in z.items()}, targets=targets)
+    torch.testing.assert_close(half.float(), flat, rtol=0.02, atol=0.02)
+    with pytest.raises(ValueError, match=r"these differ: a \[2, 3, 1\], b \[2, 3, 5\]"):
+        graph({"a": z["a"][..., :1], "b": z["b"]}, targets=targets)
+
+
 def test_edges_have_weights_temperatures_and_directions_of_their_own() -> None:
     z = {name: torch.randn(3, 5, dtype=torch.float64) for name in ("a", "b")}
     both = DistillationGraph("a <-> b: kl(weight=0.5)", temperature=3.0)
