@@ -40,7 +40,8 @@ class ItemEncoder(nn.Module):
         (copied; the table takes their width, the smallest where they differ, by PCA).
     hide: per stream, the share of items of a batch that training shows without it (modality dropout); never all that an
         item has.
-    id_min_count: ids of items with fewer training events are hidden, in training and after it.
+    id_min_count: ids of items with fewer training events are hidden, in training and after it. At 1, `hide` has to hide
+        ids of others, too: nothing else would train what stands in.
     item_counts: [num_items + 1] how often each item occurs in training; `id_min_count` needs it.
     encoders: per modality whose content `features` gives raw, what makes tokens of it (`odmt.encoders.policies`).
     chunk: items that pass the encoders at a time in training; see `odmt.live`. 0 lets all of a batch pass at once.
@@ -48,7 +49,8 @@ class ItemEncoder(nn.Module):
         good for nothing but to load weights into.
 
     Where an id is hidden, a vector made of the item's content stands in for it: a learned one, plus one linear map per
-    modality of the mean of its tokens. That is what the id stream knows of an item that training never saw.
+    modality of the mean of its tokens. With `hide` of ids or `id_min_count`, that is what the id stream knows of an
+    item that training never saw; without, it has the numbers that were drawn for it at the start.
     """
 
     def __init__(
@@ -84,11 +86,12 @@ class ItemEncoder(nn.Module):
         elif id_init != "random":
             raise ValueError(f"id_init={id_init!r}, but 'id' is not among the streams {', '.join(self.inputs)}")
         self.unreadable: dict[str, dict[int, str]] = {}
-        self.id_known: Tensor
-        self.register_buffer("id_known", _known(item_counts, id_min_count, self.num_items))
         self.stands_in = bool(self.hide.get("id") or id_min_count)
         if self.stands_in:
-            self._make_stand_in(id_min_count)
+            self._make_stand_in(id_min_count, start=start)
+        self.id_known: Tensor
+        at_least = max(1, id_min_count) if self.stands_in else 0
+        self.register_buffer("id_known", _known(item_counts, at_least, self.num_items, asked=id_min_count))
         widths = {
             name: self.id_table.weight.shape[1] if name == "id" else features.widths[name] for name in self.inputs
         }
@@ -176,11 +179,16 @@ class ItemEncoder(nn.Module):
             name: Tokens(given.values, given.mask & (shown[name] | nothing)[:, None]) for name, given in tokens.items()
         }
 
-    def _make_stand_in(self, id_min_count: int) -> None:
+    def _make_stand_in(self, id_min_count: int, *, start: bool) -> None:
         if "id" not in self.inputs or not self.modalities:
             raise ValueError(
                 f"hide={dict(self.hide)}, id_min_count={id_min_count}: where an id is hidden content stands in, so "
                 f"that 'id' and a modality are needed among the streams, which are {', '.join(self.inputs)}"
+            )
+        if id_min_count == 1 and not self.hide.get("id") and start:
+            raise ValueError(
+                "id_min_count=1 hides ids of items without training events, and nothing would train what stands in for "
+                "them: hide some ids of others, too, as hide={'id': 0.1} (--model.hide id=0.1)"
             )
         width = self.id_table.weight.shape[1]
         self.id_unknown = nn.Parameter(torch.zeros(width))
@@ -272,9 +280,9 @@ def _checked_rates(rates: Mapping[str, float], streams: Sequence[str]) -> dict[s
     return {name: rate for name, rate in rates.items() if rate}
 
 
-def _known(item_counts: np.ndarray | None, at_least: int, num_items: int) -> Tensor:
-    if at_least == 0:
+def _known(item_counts: np.ndarray | None, at_least: int, num_items: int, *, asked: int) -> Tensor:
+    if item_counts is None and asked:
+        raise ValueError(f"id_min_count={asked} needs item_counts, how often each item occurs in training")
+    if item_counts is None or at_least == 0:
         return torch.ones(num_items + 1, dtype=torch.bool)
-    if item_counts is None:
-        raise ValueError(f"id_min_count={at_least} needs item_counts, how often each item occurs in training")
     return torch.from_numpy(item_counts >= at_least)

@@ -101,7 +101,8 @@ class ODMT(ItemEncoder):
         self.hide_rates = {getattr(made, "hide_rate", None) for made in self.backbones.values()}
         if len(self.hide_rates) > 1:
             raise ValueError(
-                f"backbones hide different shares of events, {self.hide_rates}: rows would not be the same"
+                f"backbones hide different shares of events, {self.hide_rates}, and would predict different ones; take "
+                "only such as look one way, or only such as look both ways (also as stream_backbones, further_heads)"
             )
         self.join_states = build_component(join, JOINS, "join", {"dim": dim, "streams": read}) if at_user else None
         self.similarity = checked_module(build_component(similarity, SIMILARITIES, "similarity", {}), "similarity")

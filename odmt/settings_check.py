@@ -78,6 +78,11 @@ def check(experiment: Experiment) -> None:
     for name, rate in model.hide_rates().items():
         if name not in model.streams or not 0 <= rate < 1:
             raise ConfigError(f"model.hide: {name}={rate} names no stream, or a rate that is not from 0 to below 1")
+    if model.id_min_count == 1 and not model.hide_rates().get("id"):
+        raise ConfigError(
+            "model.id_min_count=1 hides ids of items without training events, and nothing would train what stands in "
+            "for them; write --model.hide id=0.1, too"
+        )
     _check_heads(model)
     _check_distillation(experiment)
 
@@ -171,6 +176,20 @@ def _check_heads(model: ModelConfig) -> None:
         for name in names:
             if name not in there:
                 raise ConfigError(f"model.{setting} names {name!r}; {did_you_mean(name, there)}")
+    if model.own_items:
+        _check_own_items(again, fused if at is None else (at,) if at == "item" else ())
+
+
+def _check_own_items(again: Mapping[str, tuple[str, str]], made: tuple[str, ...]) -> None:
+    """Check that further heads, {head: (stream, backbone)}, read all that is `made` of an item."""
+    if not again:
+        raise ConfigError("model.own_items is for further heads, and there is none; write --model.further-heads item")
+    for head, (stream, _) in again.items():
+        if made != (stream,):
+            raise ConfigError(
+                f"model.own_items: {head!r} reads {stream!r}, and would leave what it makes of other streams unread; "
+                "write --model.join \"sum(at='item')\" and let it read item, or --model.no-own-items"
+            )
 
 
 def _check_distillation(experiment: Experiment) -> None:

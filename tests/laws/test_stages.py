@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from odmt import DistillationGraph, ItemFeatures, make_batch
+from odmt import ODMT, DistillationGraph, ItemFeatures, make_batch
 from tests.laws.test_model_laws import HISTORIES, NUM_ITEMS, make_model
 
 JOINS = ["sum", "concat", "gated", "attention"]
@@ -205,10 +205,7 @@ def test_hiding_never_hides_all_and_only_in_training(features: ItemFeatures) -> 
 def test_an_unseen_items_id_stream_is_made_of_its_content(features: ItemFeatures, fusion: str) -> None:
     counts = np.ones(NUM_ITEMS + 1, dtype=np.int64)
     counts[[2, 3]] = 0
-    model = make_model(features, fusion=fusion, item_counts=counts, id_min_count=1).eval()
-    with torch.no_grad():
-        for parameter in model.id_of_content.parameters():
-            parameter.normal_()
+    model = make_model(features, fusion=fusion, item_counts=counts, hide={"id": 0.5}).eval()
     items = torch.tensor([2, 3, 4, 5])
     content = {name: features.gather(name, items.numpy()) for name in features.widths}
     before = model.encode(items, content)["id"]
@@ -222,11 +219,35 @@ def test_an_unseen_items_id_stream_is_made_of_its_content(features: ItemFeatures
     assert not torch.isclose(changed[:2], after[:2]).all(1).any()
 
 
+@pytest.mark.parametrize(("hide", "told"), [({}, False), ({"id": 0.2}, True)])
+def test_what_stands_in_for_ids_learns_to_tell_unseen_items(hide: dict[str, float], told: bool) -> None:
+    """Users stay with one of two kinds of items, which content tells; a third of the items occurs in no history."""
+    rng = np.random.default_rng(0)
+    kinds = np.arange(60) % 2
+    content = (np.eye(2)[kinds] + 0.2 * rng.normal(size=(60, 2))).astype("float32")
+    features = ItemFeatures.from_arrays(60, text=content)
+    seen = [np.flatnonzero(kinds[:40] == kind) + 1 for kind in range(2)]
+    histories = np.array([rng.choice(seen[user % 2], 5, replace=False) for user in range(80)])
+    counts = np.bincount(histories.ravel(), minlength=61)
+    torch.manual_seed(0)
+    settings = {"dim": 16, "length": 5, "backbone": "sasrec(layers=1)", "dropout": 0.0, "item_counts": counts}
+    model = ODMT(features, fusion="independent", hide=hide, **settings)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(make_batch(histories, features))["ranking"].backward()
+        optimizer.step()
+    scores = model.eval().score(torch.from_numpy(histories[:2]), model.encode_catalogue())["id"][:, 41:]
+    alike = torch.from_numpy(kinds[40:] == np.arange(2)[:, None])
+    right = (scores[alike].reshape(2, 10, 1) > scores[~alike].reshape(2, 1, 10)).float().mean()
+    assert (right > 0.9).item() is told
+
+
 @pytest.mark.parametrize("fusion", ["imt(layers=1)", "independent"])
 def test_items_score_with_any_subset_of_streams(features: ItemFeatures, fusion: str) -> None:
     counts = np.ones(NUM_ITEMS + 1, dtype=np.int64)
     counts[1] = 0  # no event, no text, no image: nothing at all
-    model = make_model(features, fusion=fusion, item_counts=counts, id_min_count=1)
+    model = make_model(features, fusion=fusion, item_counts=counts, id_min_count=1, hide={"id": 0.5})
     scores = model.ensemble(model.score(torch.from_numpy(HISTORIES), model.encode_catalogue()))
     assert scores[:, 1:].isfinite().all()
 
@@ -240,3 +261,5 @@ def test_what_hiding_needs_is_asked_for(features: ItemFeatures) -> None:
         make_model(features, id_min_count=3)
     with pytest.raises(ValueError, match="'id' and a modality are needed"):
         make_model(features, streams=("id",), hide={"id": 0.1})
+    with pytest.raises(ValueError, match=r"nothing would train what stands in .* as hide=\{'id': 0\.1\}"):
+        make_model(features, id_min_count=1, item_counts=np.ones(NUM_ITEMS + 1))

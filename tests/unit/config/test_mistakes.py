@@ -140,6 +140,24 @@ def test_a_dataset_is_needed(configs: Path) -> None:
             "model.further_heads names 'id'; there is text, item",
         ),
         (
+            ["--model.own-items"],
+            "model.own_items is for further heads, and there is none; write --model.further-heads item",
+        ),
+        (
+            ["--model.join", "sum(at='user')", "--model.further-heads", "text", "--model.own-items"],
+            (
+                "model.own_items: 'text_2' reads 'text', and would leave what it makes of other streams unread; "
+                "write --model.join \"sum(at='item')\" and let it read item, or --model.no-own-items"
+            ),
+        ),
+        (
+            ["--model.id-min-count", "1"],
+            (
+                "model.id_min_count=1 hides ids of items without training events, and nothing would train what stands "
+                "in for them; write --model.hide id=0.1, too"
+            ),
+        ),
+        (
             ["--model.stream-backbones", "contents=recency"],
             "model.stream_backbones names 'contents'; did you mean 'content'?",
         ),

@@ -170,12 +170,12 @@ def test_an_existing_run_is_neither_mixed_nor_lost(dataset: Path, tmp_path: Path
 def test_a_setting_that_came_after_the_run_began_had_its_default_then(dataset: Path, tmp_path: Path) -> None:
     folder = run(experiment(dataset, tmp_path, "--train.epochs=1"))
     settings = (folder / "experiment.yaml").read_text().splitlines(keepends=True)
-    older = [line for line in settings if "own_items" not in line]
+    older = [line for line in settings if "mask_history" not in line]
     assert len(older) == len(settings) - 1
     (folder / "experiment.yaml").write_text("".join(older))
     run(experiment(dataset, tmp_path, "--train.epochs=1", "--resume"))
-    with pytest.raises(ValueError, match=r"the run to resume has model\.own_items=False, the command says True"):
-        run(experiment(dataset, tmp_path, "--train.epochs=1", "--model.own-items", "--resume"))
+    with pytest.raises(ValueError, match=r"the run to resume has train\.mask_history=True, the command says False"):
+        run(experiment(dataset, tmp_path, "--train.epochs=1", "--train.no-mask-history", "--resume"))
 
 
 def test_features_of_another_encoder_do_not_slip_into_a_run(dataset: Path, tmp_path: Path) -> None:
