@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from odmt.items import ItemEncoder
+from odmt.components import JOINS
+from odmt.items import ItemEncoder, build_component
+from odmt.joins import Join
 from odmt.types import Contents, Float, Fusion, Int, Tensor
 
 __all__ = ["ItemEmbedding", "TiedHead", "rows_of"]
@@ -46,8 +48,8 @@ def rows_of(theirs: Sequence[object], ours: Sequence[object], *, special: Sequen
 class ItemEmbedding(nn.Module):
     """Give the vectors of items by number, as `nn.Embedding` does, with row 0 for padding.
 
-    features, fusion and the rest: see `odmt.items.ItemEncoder`. Streams are joined into one vector by `join`; a single
-    stream needs none, and `join` is then left aside.
+    features, fusion and the rest: see `odmt.items.ItemEncoder`. Streams are joined into one vector by `join`; where the
+    fusion gives a single stream, that needs none, and `join` is left aside.
     rows: [rows of their table] which item of `features` each of their numbers is, 0 for padding and for what is no item
         (mask or end tokens); without it their numbers are those of `features`.
 
@@ -67,15 +69,15 @@ class ItemEmbedding(nn.Module):
         **settings: Any,
     ) -> None:
         super().__init__()
-        alone = len(streams or ("id", *features.widths)) == 1
-        self.items = ItemEncoder(
-            features, streams=streams, dim=dim, fusion=fusion, join="none" if alone else join, **settings
-        )
-        if len(self.items.vectors) > 1:
+        counts = settings.get("item_counts")
+        if counts is not None and len(counts) != features.num_items + 1:
             raise ValueError(
-                f"join={join!r} leaves the streams {', '.join(self.items.vectors)}; an embedding has one vector per "
-                "item, so join them at the item and keep none, as in sum(at='item')"
+                f"item_counts has {len(counts)} entries, but {features.num_items} items need "
+                f"{features.num_items + 1} (0 is padding)"
             )
+        self.items = ItemEncoder(features, streams=streams, dim=dim, fusion=fusion, **settings)
+        if len(self.items.vectors) > 1:
+            self._join(join, dim)
         rows = np.arange(features.num_items + 1) if rows is None else np.asarray(rows)
         if len(rows) < 1 or rows[0] != 0 or rows.min() < 0 or rows.max() > features.num_items:
             raise ValueError(
@@ -86,6 +88,20 @@ class ItemEmbedding(nn.Module):
         self.register_buffer("rows", torch.from_numpy(rows.astype(np.int64)))
         self.embedding_dim = dim
         self.padding_idx = 0
+
+    def _join(self, join: str, dim: int) -> None:
+        """Let the encoder join its streams, which are known once its fusion is made."""
+        streams = self.items.vectors
+        if join != "none":
+            made: Join = build_component(join, JOINS, "join", {"dim": dim, "streams": streams})
+            self.items.join = made
+            streams = (*(made.kept if made.at == "item" else streams), made.at)
+        if len(streams) > 1:
+            raise ValueError(
+                f"join={join!r} leaves the streams {', '.join(streams)}; an embedding has one vector per item, so join "
+                "them at the item and keep none, as in sum(at='item')"
+            )
+        self.items.vectors = streams
 
     @property
     def num_embeddings(self) -> int:
@@ -111,12 +127,18 @@ class ItemEmbedding(nn.Module):
 
 class TiedHead(nn.Module):
     """Score all rows of an `ItemEmbedding` by the product of states and vectors, as an output layer that shares its
-    weights: theirs.lm_head = TiedHead(theirs.get_input_embeddings()). It holds no parameters of its own.
+    weights: theirs.lm_head = TiedHead(theirs.get_input_embeddings()). It holds no parameters of its own, and no bias.
+
+    A model of transformers whose configuration ties its embeddings, as GPT-2's does, fails at its own `tie_weights()`,
+    which FSDP calls; theirs.config.tie_word_embeddings = False says that there are no weights left to tie.
     """
+
+    bias: nn.Parameter | None
 
     def __init__(self, embedding: ItemEmbedding) -> None:
         super().__init__()
         self._embedding = (embedding,)  # in a tuple it is no submodule, whose weights would be saved twice
+        self.register_parameter("bias", None)  # which models ask an output layer for
 
     def forward(self, states: Float[Tensor, "*places dim"]) -> Float[Tensor, "*places rows"]:
         return states @ self._embedding[0].weight.T

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from odmt import ItemEmbedding, ItemFeatures, TiedHead, rows_of
+from odmt.items import ItemEncoder
+from odmt.types import Streams
 
 NUM_ITEMS = 9
 
@@ -159,4 +161,49 @@ def test_what_is_no_single_vector_is_refused(features: ItemFeatures) -> None:
         ItemEmbedding(features, dim=8, rows=np.array([1, 2]))
     with pytest.raises(ValueError, match="hold items 0 to 9, not 0 to 10"):
         ItemEmbedding(features, dim=8, rows=np.array([0, 10]))
+    with pytest.raises(ValueError, match="leaves the streams id, text, item; an embedding has one vector"):
+        ItemEmbedding(features, dim=8, join="sum(at='item', keep=True)")
+    with pytest.raises(ValueError, match="leaves the streams id, text, user; an embedding has one vector"):
+        ItemEmbedding(features, dim=8, join="sum(at='user')")
     assert ItemEmbedding(features, dim=8, streams=("text",)).weight.shape == (10, 8)
+
+
+class Mixed(nn.Module):
+    """Make one stream of all."""
+
+    streams = ("mixed",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content = nn.Linear(6, 8)
+
+    def forward(self, tokens: Streams, masks: Streams) -> Streams:
+        del masks
+        return {"mixed": tokens["id"][:, 0] + self.content(tokens["text"].mean(1))}
+
+
+@pytest.mark.parametrize("join", ["sum(at='item')", "none", "concat(at='item')"])
+def test_what_the_fusion_makes_one_needs_no_join(features: ItemFeatures, join: str) -> None:
+    mixed = ItemEmbedding(features, dim=8, fusion=Mixed(), join=join)
+    assert mixed.items.vectors == ("mixed",)
+    assert mixed.weight.shape == (10, 8)
+    text = np.ones((NUM_ITEMS, 6), dtype="float32")
+    both = ItemFeatures.from_arrays(NUM_ITEMS, text=text, image=text)
+    joint = ItemEmbedding(both, dim=8, fusion="joint", streams=("text", "image"), join=join)
+    assert joint.items.vectors == ("content",)
+    assert joint.weight.shape == (10, 8)
+
+
+def test_a_join_has_its_weights_among_those_of_the_items(features: ItemFeatures) -> None:
+    torch.manual_seed(0)
+    ours = ItemEmbedding(features, dim=8, join="concat(at='item')")
+    torch.manual_seed(0)
+    encoder = ItemEncoder(features, dim=8, fusion="independent", join="concat(at='item')")
+    assert [name for name in ours.state_dict() if name != "rows"] == [f"items.{name}" for name in encoder.state_dict()]
+    torch.testing.assert_close(ours.weight[1:], encoder.encode(torch.arange(1, 10))["item"], rtol=0, atol=0)
+
+
+def test_counts_of_another_number_of_items_are_refused(features: ItemFeatures) -> None:
+    with pytest.raises(ValueError, match="item_counts has 9 entries, but 9 items need 10"):
+        ItemEmbedding(features, dim=8, id_min_count=2, item_counts=np.zeros(9))
+    assert ItemEmbedding(features, dim=8, id_min_count=2, item_counts=np.zeros(10)).weight.shape == (10, 8)
