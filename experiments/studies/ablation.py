@@ -1,4 +1,4 @@
-"""Train a suite of variants with several seeds and report them, each tested against the suite's base:
+"""Train a suite of variants with several seeds and report them, each tested against its base:
 
     python experiments/ablate.py --suite distillation --dataset microlens --with microlens-cpu --seeds 1 2 3
     python experiments/ablate.py --suite my_suite.yaml --dataset microlens --seeds 1 2 -- --train.epochs 20
@@ -11,10 +11,16 @@ printed beside them, and the report in OUTPUT/ablations/DATASET/SUITE/report.md,
 again skips what is finished and goes on with what was interrupted; a run that was made with other settings, data or
 features is refused. Flags after -- go to every train.py. With --tune, given once for each set of settings to try (none
 for those that are configured), every row is trained with the first seed under each; the set with the best validation
-score is kept for the row and its other seeds. An attempt that fails is out; the same command makes it again. With
---keep, what reports need of finished runs goes to a folder that is small enough to be committed, and the same command
-elsewhere goes on from there. With --reuse, rows that another suite has trained under the same settings, data and
-features are taken from its folders, runs or kept ones.
+score is kept for the row and its other seeds. An attempt that fails is out; the same command makes it again.
+
+Flags that a row has in the suite are what it is about, so they win over the same settings after -- and in --tune: a row
+"dropout 0.1: [--model.dropout, 0.1]" keeps it, whatever is tried. An attempt that thereby comes to the same for a row
+as an earlier one is not made again for it. What makes two rows the same is refused, and so is what makes no sense for a
+row; with --only, rows that it does not name are no reason to.
+
+With --keep, what reports need of finished runs goes to a folder that is small enough to be committed, and the same
+command elsewhere goes on from there. With --reuse, rows that another suite has trained under the same settings, data
+and features are taken from its folders, runs or kept ones.
 """
 
 from __future__ import annotations
@@ -31,12 +37,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from odmt.data.format import Dataset, find_dataset, open_dataset
-from odmt.spec import did_you_mean
 
 from .finished import ReportError
 from .keeping import keep, restore, reuse
+from .planning import PlannedRun, plan
 from .running import find_launcher, interrupted_by_sigterm, train, train_command
-from .suite import PlannedRun, Suite, SuiteError, plan, read_suite
+from .suite import SuiteError, read_suite
 from .suite_report import SuiteReport
 from .tuning import Tuning
 
@@ -59,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
             flags=flags,
             output=folder,
             attempts=attempts,
+            only=arguments.only,
         )
         dataset = open_dataset(find_dataset(arguments.dataset, runs[0].experiment.data.root))
         if arguments.keep and not arguments.dry_run:
@@ -67,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
             for ours, theirs in reuse(runs, arguments.reuse, dataset).items():
                 print(f"{ours.name}: the same as {theirs}", file=sys.stderr)
         planned = runs
-        stage = partial(_stage, suite=suite, dataset=dataset, arguments=arguments)
+        stage = partial(_stage, dataset=dataset, arguments=arguments)
         failed = stage([run for run in runs if not attempts or run.seed == runs[0].seed])
         tuning = None
         if attempts:
@@ -76,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
             rest = [run for run in tuning.kept(runs) if run.seed != tuning.seed]
             failed += stage(rest)
             if arguments.dry_run:
-                further = len(suite.rows) * len({run.seed for run in runs if run.seed != tuning.seed}) - len(rest)
+                further = len({(run.row, run.seed) for run in runs if run.seed != tuning.seed}) - len(rest)
                 if further:
                     print(f"# and {further} runs more, of the best of each row, which is not known yet")
             runs = tuning.kept(runs)
@@ -104,9 +111,9 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _stage(runs: Sequence[PlannedRun], *, suite: Suite, dataset: Dataset, arguments: Namespace) -> list[PlannedRun]:
+def _stage(runs: Sequence[PlannedRun], *, dataset: Dataset, arguments: Namespace) -> list[PlannedRun]:
     """Train those of `runs` that are wanted and not finished, or print how; list those that failed."""
-    wanted = _wanted(runs, suite, arguments)
+    wanted = _wanted(runs, arguments)
     replaced = _replaced(runs, wanted, dataset, overwrite=arguments.overwrite)
     launcher = find_launcher(arguments.launch)
     commands = [train_command(run, launcher, overwrite=run in replaced) for run in wanted]
@@ -139,13 +146,9 @@ def _train_all(
     return failed
 
 
-def _wanted(runs: Sequence[PlannedRun], suite: Suite, arguments: Namespace) -> list[PlannedRun]:
+def _wanted(runs: Sequence[PlannedRun], arguments: Namespace) -> list[PlannedRun]:
     if arguments.report_only:
         return []
-    labels = [row.label for row in suite.rows]
-    for row in arguments.only:
-        if row not in labels:
-            raise SuiteError(f"--only {row!r}: no such row in {suite.name}; {did_you_mean(row, labels)}")
     return [run for run in runs if not arguments.only or run.row in arguments.only]
 
 

@@ -1,4 +1,4 @@
-"""The figures of a suite: means and deviations over seeds, and paired tests against a base row over users.
+"""The figures of a suite: means and deviations over seeds, and paired tests of rows against their bases over users.
 
 What the test covers: a user's metric is averaged over the seeds that both rows have, and the differences of all users
 are tested against zero (paired t test). It answers whether *these trained models* would differ for other users of the
@@ -72,8 +72,8 @@ class RowFigures:
     `metrics` and `cold` are of the ensemble on test, `valid` its NDCG@10 on validation, `streams` the NDCG@10 of each
     stream on test; `alike` is the correlation over users of two streams' hits at 10, averaged over pairs: 1 where they
     please the same users, None for one stream alone; `over_users` estimates the ensemble's NDCG@10, averaged over
-    seeds, with its error over users. `against` is empty for the base, and where the base is missing or no seed is in
-    both.
+    seeds, with its error over users. `against` is empty for a row without a base, and where the base is missing or no
+    seed is in both.
     """
 
     label: str
@@ -114,8 +114,9 @@ def difference(row: Mapping[int, Run], base: Mapping[int, Run], metric: str) -> 
     return Difference(apart.mean, apart.error, low, high, p, p, seeds, ahead, share)
 
 
-def summarise(rows: Mapping[str, Mapping[int, Run]], *, base: str, cold: np.ndarray) -> list[RowFigures]:
-    """Work out every row that has a finished run; `cold` [users] says whose target is cold.
+def summarise(rows: Mapping[str, Mapping[int, Run]], *, bases: Mapping[str, str], cold: np.ndarray) -> list[RowFigures]:
+    """Work out every row that has a finished run; `bases` says against which row one is tested, where it is, and `cold`
+    [users] whose target is cold.
 
     Raises ReportError where runs were not asked the same questions.
     """
@@ -125,7 +126,11 @@ def summarise(rows: Mapping[str, Mapping[int, Run]], *, base: str, cold: np.ndar
         check_comparable(run, every[0])
     figures = [_row(label, runs, cold) for label, runs in found.items()]
     for metric in TESTED:
-        rivals = {row.label: difference(row.runs, found.get(base, {}), metric) for row in figures if row.label != base}
+        rivals = {
+            row.label: difference(row.runs, found.get(bases[row.label], {}), metric)
+            for row in figures
+            if row.label in bases
+        }
         tested = {label: apart for label, apart in rivals.items() if apart is not None}
         corrected = dict(zip(tested, holm([apart.p for apart in tested.values()]), strict=True))
         figures = [

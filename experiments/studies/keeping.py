@@ -19,7 +19,8 @@ from odmt.data.format import Dataset
 from odmt.run_folder import RunFolder
 
 from .finished import KEPT_RANKS, KEPT_TO, POPULAR, load
-from .suite import PlannedRun, SuiteError
+from .planning import PlannedRun
+from .suite import SuiteError
 
 __all__ = ["keep", "restore", "reuse"]
 

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .suite import EXPERIMENTS, PlannedRun, SuiteError
+from .planning import PlannedRun
+from .suite import EXPERIMENTS, SuiteError
 
 __all__ = ["find_launcher", "interrupted_by_sigterm", "train", "train_command"]
 

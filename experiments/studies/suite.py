@@ -1,4 +1,4 @@
-"""A suite: a YAML file of named variants of one experiment, and the runs that it takes.
+"""A suite: a YAML file of named variants of one experiment.
 
 title: Distillation
 claim: what of the paper it tests
@@ -7,34 +7,28 @@ rows:
   no distillation: [no_distill]         # overlays, as after --ablation
   as configured: []
   temperature 1: [detached, --distill.temperature, 1]   # then flags, as on train.py's command line
+against:                                # where rows are tested against others than the base
+  temperature 1: as configured
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import re
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from odmt.config import ConfigError, Experiment, parse
-from odmt.data.format import Dataset
 from odmt.flags import UniqueKeyLoader
-from odmt.inputs import stored_features
-from odmt.run_folder import RunFolder
 from odmt.spec import did_you_mean
 
-__all__ = ["PlannedRun", "Suite", "SuiteError", "Variant", "plan", "read_suite"]
+__all__ = ["EXPERIMENTS", "Suite", "SuiteError", "Variant", "read_suite"]
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent
 FIELDS = {"title": str, "claim": str, "base": str, "rows": Mapping}
+MAY_BE = "against"
 
 
 class SuiteError(ValueError):
@@ -58,57 +52,19 @@ class Variant:
 @dataclass(frozen=True)
 class Suite:
     """Hold a suite: `claim` is what of the paper it tests, `base` the label of the row that the others are tested
-    against."""
+    against where nothing else is said, and `bases` against what each row is tested that is."""
 
     name: str
     title: str
     claim: str
     base: str
     rows: tuple[Variant, ...]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """Hold one training of a suite: its words for train.py, and the settings that they come to; `attempt` is the place
-    among those of `--tune` of what is tried."""
-
-    row: str
-    seed: int
-    attempt: int
-    argv: tuple[str, ...]
-    experiment: Experiment
+    bases: Mapping[str, str]
 
     @property
-    def folder(self) -> Path:
-        """Give the run's folder, which train.py makes."""
-        return self.experiment.folder
-
-    @property
-    def log(self) -> Path:
-        """Give the file that holds what the run printed; beside the folder, which is train.py's own."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    @property
-    def state(self) -> Literal["finished", "begun", "new"]:
-        """Say how far the run came, from what lies on the disk."""
-        files = RunFolder(self.folder)
-        return "finished" if files.result.is_file() else "begun" if files.experiment.is_file() else "new"
-
-    def disagreement(self, dataset: Dataset) -> str | None:
-        """Say in what the run on the disk differs from what would be trained now, None where it does not or is new."""
-        return self.difference(RunFolder(self.folder), dataset)
-
-    def difference(self, files: RunFolder, dataset: Dataset, *, name: str | None = None) -> str | None:
-        """Say in what a run differs from this one, which may be called `name` there."""
-        if not files.experiment.is_file():
-            return None
-        try:
-            keys = stored_features(self.experiment, dataset).keys
-            experiment = self.experiment if name is None else replace(self.experiment, name=name)
-            files.check_same(experiment, {"dataset": dataset.fingerprint, "features": json.dumps(keys)})
-        except ValueError as error:
-            return str(error)
-        return None
+    def one_base(self) -> bool:
+        """Say whether all rows are tested against the same."""
+        return len(set(self.bases.values())) < 2
 
 
 def read_suite(name_or_path: str) -> Suite:
@@ -129,8 +85,8 @@ def read_suite(name_or_path: str) -> Suite:
 
 def _suite(path: Path, tree: Any) -> Suite:
     found: Mapping[str, Any] = tree if isinstance(tree, Mapping) else {}
-    for name in found.keys() - FIELDS.keys():
-        raise SuiteError(f"{path}: unknown field {name!r}; {did_you_mean(str(name), FIELDS)}")
+    for name in found.keys() - {*FIELDS, MAY_BE}:
+        raise SuiteError(f"{path}: unknown field {name!r}; {did_you_mean(str(name), (*FIELDS, MAY_BE))}")
     for name, kind in FIELDS.items():
         if not isinstance(found.get(name), kind) or not found[name]:
             what = "text" if kind is str else "a mapping of labels to overlays"
@@ -144,7 +100,24 @@ def _suite(path: Path, tree: Any) -> Suite:
             with_what = f"and {by_slug[row.slug]!r} share" if row.slug else "has no letters for"
             raise SuiteError(f"{path}: row {row.label!r} {with_what} the folder name {row.slug!r}; rename it")
         by_slug[row.slug] = row.label
-    return Suite(path.stem, found["title"], " ".join(found["claim"].split()), found["base"], rows)
+    bases = {label: found["base"] for label in labels if label != found["base"]}
+    bases |= _against(path, found.get(MAY_BE, {}), labels)
+    return Suite(path.stem, found["title"], " ".join(found["claim"].split()), found["base"], rows, bases)
+
+
+def _against(path: Path, written: Any, labels: Collection[str]) -> dict[str, str]:
+    """Read which rows have bases of their own: {row: base}."""
+    if not isinstance(written, Mapping):
+        what = "a mapping of rows to the rows they are tested against"
+        raise SuiteError(f"{path}: {MAY_BE!r} is {written!r}; it should be {what}")
+    found = {str(row): str(base) for row, base in written.items()}
+    for row, base in found.items():
+        for label in (row, base):
+            if label not in labels:
+                raise SuiteError(f"{path}: {MAY_BE!r} names {label!r}, which is no row; {did_you_mean(label, labels)}")
+        if row == base:
+            raise SuiteError(f"{path}: {MAY_BE!r} tests {row!r} against itself; name another row, or leave it out")
+    return found
 
 
 def _variant(path: Path, label: str, words: Any) -> Variant:
@@ -156,77 +129,3 @@ def _variant(path: Path, label: str, words: Any) -> Variant:
     words = [str(word) for word in words]
     first_flag = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
     return Variant(label, tuple(words[:first_flag]), tuple(words[first_flag:]))
-
-
-def plan(
-    suite: Suite,
-    *,
-    dataset: str,
-    seeds: Sequence[int],
-    overlays: Sequence[str],
-    flags: Sequence[str],
-    output: Path,
-    attempts: Sequence[Sequence[str]] = (),
-) -> list[PlannedRun]:
-    """List the runs, all rows of the first seed before the second, so that an early stop leaves whole comparisons.
-
-    `overlays` lie under every row's own, `flags` go to every run. Each of `attempts` makes a run of its own of every
-    row and seed, its flags after all others. Raises SuiteError naming the row whose settings are wrong, before anything
-    is trained.
-    """
-    runs: list[PlannedRun] = []
-    notes = io.StringIO()
-    known: dict[tuple[str, int], Experiment] = {}
-    for seed, row, (number, tried) in product(seeds, suite.rows, enumerate(attempts or [()])):
-        name = f"{row.slug}-{_slug(tried)}-s{seed}" if attempts else f"{row.slug}-s{seed}"
-        laid = (*overlays, *row.overlays)
-        ablation = ("--ablation", *laid) if laid else ()
-        own = ("--seed", str(seed), "--name", name, "--output", str(output))
-        argv = ("--dataset", dataset, *ablation, *row.flags, *flags, *tried, *own)
-        if (row.label, number) not in known:
-            try:
-                with contextlib.redirect_stderr(notes):
-                    known[row.label, number] = parse(list(argv), configs=EXPERIMENTS / "configs")
-            except ConfigError as error:
-                what = f" with --tune {' '.join(tried)}" if tried else ""
-                raise SuiteError(f"row {row.label!r}{what}: {error}") from error
-        runs.append(PlannedRun(row.label, seed, number, argv, replace(known[row.label, number], seed=seed, name=name)))
-    if attempts:
-        _check_attempts(known, [" ".join(tried) for tried in attempts])
-    for line in dict.fromkeys(notes.getvalue().splitlines()):
-        print(line, file=sys.stderr)
-    return runs
-
-
-def _slug(words: Sequence[str]) -> str:
-    """Name what is tried in folder names: by its settings, so that more can be tried beside it later."""
-    return re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-.") or "as-configured"
-
-
-def _check_attempts(experiments: Mapping[tuple[str, int], Experiment], attempts: Sequence[str]) -> None:
-    """Refuse attempts that share a folder, that make rows alike, and that ask other questions than the first."""
-    alike: dict[tuple[int, Experiment], str] = {}
-    by_slug: dict[str, str] = {}
-    for words in attempts:
-        slug = _slug(words.split())
-        if slug in by_slug:
-            raise SuiteError(f"--tune {words} and --tune {by_slug[slug]} share the folder name {slug!r}; leave one")
-        by_slug[slug] = words
-    for (row, number), experiment in experiments.items():
-        settings = replace(experiment, name=None)
-        other = alike.setdefault((number, settings), row)
-        if other != row:
-            raise SuiteError(
-                f"--tune {attempts[number]} makes the rows {other!r} and {row!r} the same; tune what they share"
-            )
-        if _questions(settings) != _questions(experiments[row, 0]):
-            raise SuiteError(
-                f"--tune {attempts[number]}: validation would ask other questions than with --tune {attempts[0]}, so "
-                "that the scores say nothing of each other; keep features, data.length and evaluation out of tuning"
-            )
-
-
-def _questions(experiment: Experiment) -> tuple[object, ...]:
-    """Give the settings that decide what validation asks."""
-    data, train = experiment.data, experiment.train
-    return data.features, data.length, train.eval_users, train.mask_history, train.repeats

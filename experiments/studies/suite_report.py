@@ -19,7 +19,8 @@ from . import tables
 from .document import Block, Code, Figure, Heading, Paragraph, to_html, to_markdown
 from .figures import RowFigures, Spread, cold_users, summarise
 from .finished import ReportError, Run, load
-from .suite import PlannedRun, Suite
+from .planning import PlannedRun
+from .suite import Suite
 from .tuning import Tuning
 
 __all__ = ["SuiteReport"]
@@ -35,6 +36,10 @@ TUNED = (
     "best validation NDCG@10, which is marked; its other seeds were trained with it alone. So the validation score of "
     "seed {seed} is the largest of {number} (fewer where one failed), and a row whose attempts differ more gains more "
     "from that. A setting that does not matter to a row is no attempt to tune it."
+)
+OWN = (
+    " What a row sets itself stays as it is: in brackets is what was tried for it instead, and = stands where that is "
+    "the same as before."
 )
 SHOULD_AGREE = ("processes", "versions", "commit")
 """Lines of a run's heading that change figures a little, and are pointed out where they differ within a suite."""
@@ -76,7 +81,7 @@ class SuiteReport:
         if not any(found.values()):
             raise ReportError(f"no run of {suite.name} is finished yet, so there is nothing to report")
         cold = cold_users(dataset, length=planned[0].experiment.data.length, fewer_than=fewer_than)
-        rows = summarise(found, base=suite.base, cold=cold)
+        rows = summarise(found, bases=suite.bases, cold=cold)
         _check_features(rows)
         return cls(suite, planned, dataset, rows, command, fewer_than, int(cold.sum()), tuning)
 
@@ -98,7 +103,7 @@ class SuiteReport:
     def write(self, prefix: Path) -> list[Path]:
         """Write PREFIX.md, .html, .svg and .json, each whole or not at all; give their paths."""
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        svg = tables.plot(self.rows, self.suite.base)
+        svg = tables.plot(self.rows, self.suite)
         blocks = self.blocks(svg, f"{prefix.name}.svg")
         texts = {
             ".md": to_markdown(blocks),
@@ -113,14 +118,17 @@ class SuiteReport:
 
     def blocks(self, svg: str, file: str) -> list[Block]:
         """Lay out the report; `svg` is the plot, and `file` the name under which it lies beside the Markdown."""
-        rows, base = self.rows, self.suite.base
+        rows, suite = self.rows, self.suite
         chosen = "Epochs and settings" if self.tuning else "Epochs"
         spread = "mean ± standard deviation over seeds" if any(len(row.runs) > 1 for row in rows) else "one seed each"
         tested = sum(bool(row.against) for row in rows)
-        comparison: list[Block] = [Paragraph(f"“{base}” has no finished run with a seed of another row: no test yet.")]
+        nothing = f"“{suite.base}” has no finished run with a seed of another row: no test yet."
+        if not suite.one_base:
+            nothing = "No row has a finished run with a seed of its base: no test yet."
+        comparison: list[Block] = [Paragraph(nothing)]
         if tested:
             users = len(self.runs[0].users)
-            comparison = [Paragraph(TEST.format(users=users, rows=tested)), tables.against(rows)]
+            comparison = [Paragraph(TEST.format(users=users, rows=tested)), tables.against(rows, suite)]
         return [
             Heading(f"{self.suite.title}, {self.dataset.name}", 1),
             Paragraph(self.suite.claim),
@@ -131,9 +139,9 @@ class SuiteReport:
                 f"Of the ensemble, {spread}. Cold HR@10 is over the {self.num_cold:,} users whose target has fewer "
                 f"than {self.fewer_than} training events. {chosen} were chosen by the validation NDCG@10."
             ),
-            tables.accuracy(rows, base),
-            Figure(svg, file, tables.CAPTION),
-            Heading(f"Against “{base}”"),
+            tables.accuracy(rows, suite),
+            Figure(svg, file, tables.caption(suite)),
+            Heading(f"Against “{suite.base}”" if suite.one_base else "Against each row's own base"),
             *comparison,
             Heading("NDCG@10 of the streams"),
             Paragraph(
@@ -142,7 +150,7 @@ class SuiteReport:
             ),
             tables.streams(rows),
             Heading("Cost and settings"),
-            tables.cost(rows, self.suite, self.tuning),
+            tables.cost(rows, suite, self.tuning),
             *self._tuning(),
             Heading("Commands"),
             Paragraph("The first makes all of it; the others train one run of each row by itself."),
@@ -153,7 +161,8 @@ class SuiteReport:
         if self.tuning is None:
             return []
         text = TUNED.format(seed=self.tuning.seed, number=len(self.tuning.attempts))
-        return [Heading("Tuning"), Paragraph(text), tables.tuning(self.tuning)]
+        own = OWN if self.tuning.instead else ""
+        return [Heading("Tuning"), Paragraph(text + own), tables.tuning(self.tuning)]
 
     def to_json(self) -> dict[str, Any]:
         """Give every number as a tree, the results of all finished runs among them."""
@@ -169,9 +178,14 @@ class SuiteReport:
             "dataset": data,
             "cold": {"fewer_than": self.fewer_than, "users": self.num_cold},
             "missing": self.missing,
-            "tuning": self.tuning and asdict(self.tuning),
-            "rows": [{"command": commands[row.label], **_row(row)} for row in self.rows],
+            "tuning": self.tuning and _tuning(self.tuning),
+            "rows": [{"command": commands[row.label], **self._base(row), **_row(row)} for row in self.rows],
         }
+
+    def _base(self, row: RowFigures) -> dict[str, str]:
+        """Name what the row is tested against, where not all rows have the same."""
+        bases = self.suite.bases
+        return {} if self.suite.one_base or row.label not in bases else {"base": bases[row.label]}
 
     def _origin(self) -> str:
         commits = ", ".join(dict.fromkeys(run.header.get("commit", "unknown") for run in self.runs))
@@ -217,6 +231,11 @@ def _check_features(rows: Sequence[RowFigures]) -> None:
                         f"{label} and {run.label} read different {modality} features, {known} and {key}; choose one "
                         "with --data.features and train the other again"
                     )
+
+
+def _tuning(tuning: Tuning) -> dict[str, Any]:
+    tree = asdict(tuning)
+    return tree if tuning.instead else {name: value for name, value in tree.items() if name != "instead"}
 
 
 def _row(row: RowFigures) -> dict[str, Any]:

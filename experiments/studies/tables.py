@@ -12,35 +12,43 @@ from .forest import Mark, Panel, draw
 from .suite import Suite, Variant
 from .tuning import Tuning
 
-__all__ = ["CAPTION", "accuracy", "against", "cost", "plot", "streams", "tuning"]
+__all__ = ["accuracy", "against", "caption", "cost", "plot", "streams", "tuning"]
 
 NORMAL = 1.96
 CAPTION = (
     "Test NDCG@10 of the ensemble. Left: dots are means over seeds, rings single seeds, whiskers 95 % intervals over "
     "users (mean ± 1.96 standard errors; those of two rows may overlap although their difference is sure). Right: the "
-    "difference to the base; whiskers are the paired t test's 95 % intervals over users, not corrected for the number "
+    "difference to {base}; whiskers are the paired t test's 95 % intervals over users, not corrected for the number "
     "of rows. No whisker covers the choice of the seed."
 )
 
 
-def accuracy(rows: Sequence[RowFigures], base: str) -> Table:
+def caption(suite: Suite) -> str:
+    """Say what the plot shows."""
+    return CAPTION.format(base="the base" if suite.one_base else "each row's own base")
+
+
+def accuracy(rows: Sequence[RowFigures], suite: Suite) -> Table:
     """Give each row's metrics on test, and the validation score that its epoch was chosen by."""
     lines = []
+    bases = {suite.base, *suite.bases.values()}
     for row in rows:
         spreads = [row.valid, *(row.metrics[metric] for metric in METRICS), row.cold]
-        lines.append([_label(row.label, base), str(len(row.runs)), *(_spread(spread) for spread in spreads)])
+        label = f"{row.label} (base)" if row.label in bases else row.label
+        lines.append([label, str(len(row.runs)), *(_spread(spread) for spread in spreads)])
     return Table(("row", "seeds", "validation NDCG@10", *METRICS, "cold HR@10"), lines)
 
 
-def against(rows: Sequence[RowFigures]) -> Table:
-    """Give each row's differences to the base."""
-    header = ["row", "seeds in both"]
+def against(rows: Sequence[RowFigures], suite: Suite) -> Table:
+    """Give each row's differences to its base, and which that is where not all have the same."""
+    header = ["row", *([] if suite.one_base else ["base"]), "seeds in both"]
     for metric in TESTED:
         header += [metric, "relative", "p", "p (Holm)", "seeds ahead"]
     tested = [row for row in rows if row.against]
     lines = [
         [
             row.label,
+            *([] if suite.one_base else [suite.bases[row.label]]),
             ", ".join(str(seed) for seed in row.against[TESTED[0]].seeds),
             *(cell for metric in TESTED for cell in _difference(row.against[metric])),
         ]
@@ -69,7 +77,7 @@ def cost(rows: Sequence[RowFigures], suite: Suite, tuned: Tuning | None) -> Tabl
     words = {variant.label: _words(variant) for variant in suite.rows}
     if tuned is not None:
         for row, best in tuned.chosen.items():
-            words[row] += f", {_code(tuned.attempts[best]) or 'as configured'}"
+            words[row] += f", {_tried(tuned.words(row, best))}"
     lines = []
     for row in rows:
         results = [run.result for run in row.runs.values()]
@@ -87,17 +95,22 @@ def cost(rows: Sequence[RowFigures], suite: Suite, tuned: Tuning | None) -> Tabl
 
 
 def tuning(found: Tuning) -> Table:
-    """Give the validation NDCG@10 of every row with every set of settings that was tried, the best of a row marked."""
+    """Give the validation NDCG@10 of every row with every set of settings that was tried, the best of a row marked;
+    what was tried instead where a row sets some of it itself."""
     lines = []
     for row, scores in found.scores.items():
-        cells = ["–" if score is None else f"{score:.4f}" for score in scores]
-        best = found.chosen.get(row)
-        lines.append([row, *(f"**{cell}**" if place == best else cell for place, cell in enumerate(cells))])
-    return Table(("row", *(_code(words) or "as configured" for words in found.attempts)), lines)
+        best, cells = found.chosen.get(row), []
+        for place, score in enumerate(scores):
+            cell = "–" if score is None else f"**{score:.4f}**" if place == best else f"{score:.4f}"
+            words = found.words(row, place)
+            other = "" if words == found.attempts[place] else f" ({_tried(words)})"
+            cells.append("=" if words is None else cell + other)
+        lines.append([row, *cells])
+    return Table(("row", *(_tried(words) for words in found.attempts)), lines)
 
 
-def plot(rows: Sequence[RowFigures], base: str) -> str:
-    """Draw the NDCG@10 of every row and its difference to the base."""
+def plot(rows: Sequence[RowFigures], suite: Suite) -> str:
+    """Draw the NDCG@10 of every row and its difference to its base."""
     levels: list[Mark | None] = []
     apart: list[Mark | None] = []
     for row in rows:
@@ -107,16 +120,23 @@ def plot(rows: Sequence[RowFigures], base: str) -> str:
         levels.append(Mark(spread.mean, spread.mean - whisker, spread.mean + whisker, rings))
         found = row.against.get("NDCG@10")
         apart.append(Mark(found.mean, found.low, found.high) if found else None)
-    panels = [Panel("NDCG@10 on test", levels), Panel(f"difference to “{base}”", apart, zero=True)]
-    return draw([_label(row.label, base) for row in rows], panels)
+    what = f"“{suite.base}”" if suite.one_base else "each row's base"
+    panels = [Panel("NDCG@10 on test", levels), Panel(f"difference to {what}", apart, zero=True)]
+    return draw([_drawn_label(row.label, suite) for row in rows], panels)
 
 
-def _label(label: str, base: str) -> str:
-    return f"{label} (base)" if label == base else label
+def _drawn_label(label: str, suite: Suite) -> str:
+    if label not in suite.bases:
+        return f"{label} (base)"
+    return label if suite.one_base else f"{label} (against “{suite.bases[label]}”)"
 
 
 def _words(variant: Variant) -> str:
     return _code(" ".join((*variant.overlays, *variant.flags))) or "the dataset's own"
+
+
+def _tried(words: str | None) -> str:
+    return _code(words or "") or "as configured"
 
 
 def _code(words: str) -> str:

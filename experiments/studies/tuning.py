@@ -11,7 +11,7 @@ from odmt.run_folder import RunFolder
 
 from .figures import SELECTED_BY
 from .finished import ENSEMBLE
-from .suite import PlannedRun
+from .planning import PlannedRun
 
 __all__ = ["Tuning"]
 
@@ -20,7 +20,8 @@ __all__ = ["Tuning"]
 class Tuning:
     """Hold what each row scored in validation with each of `attempts`, the settings that were tried; None where a run
     is not finished. All have the seed `seed`. `chosen` gives the place of each row's best, and has no row of which an
-    attempt is still to be made; `seconds` is what all of them took.
+    attempt is still to be made; `seconds` is what all of them took. `instead` has the rows that set some of it
+    themselves: {row: {place: what was tried there instead, None where it is the same as at an earlier place}}.
     """
 
     attempts: Sequence[str]
@@ -28,6 +29,7 @@ class Tuning:
     scores: Mapping[str, Sequence[float | None]]
     chosen: Mapping[str, int]
     seconds: float
+    instead: Mapping[str, Mapping[int, str | None]]
 
     @classmethod
     def of(
@@ -36,6 +38,7 @@ class Tuning:
         """Read the first seed's runs; of equal scores the first is the best, and runs that are given up have none."""
         seed = runs[0].seed
         scores: dict[str, list[float | None]] = {}
+        tried: dict[str, dict[int, str]] = {}
         open_rows: set[str] = set()
         seconds = 0.0
         for run in runs:
@@ -43,7 +46,8 @@ class Tuning:
                 result = _result(run)
                 seconds += result["seconds"] if result else 0.0
                 score = float(result["valid"][ENSEMBLE][SELECTED_BY]) if result else None
-                scores.setdefault(run.row, []).append(score)
+                scores.setdefault(run.row, [None] * len(attempts))[run.attempt] = score
+                tried.setdefault(run.row, {})[run.attempt] = run.tried
                 if result is None and run not in given_up:
                     open_rows.add(run.row)
         chosen = {}
@@ -51,7 +55,16 @@ class Tuning:
             finished = [score for score in found if score is not None]
             if finished and row not in open_rows:
                 chosen[row] = found.index(max(finished))
-        return cls(attempts, seed, scores, chosen, seconds)
+        instead = {
+            row: other
+            for row, made in tried.items()
+            if (other := {place: made.get(place) for place, told in enumerate(attempts) if made.get(place) != told})
+        }
+        return cls(attempts, seed, scores, chosen, seconds, instead)
+
+    def words(self, row: str, place: int) -> str | None:
+        """Give what was tried for a row at `place`, None where it is the same as at an earlier place."""
+        return self.instead.get(row, {}).get(place, self.attempts[place])
 
     def kept(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """List the runs that count: of each row's best; of rows without one yet, those that are still to be tried."""

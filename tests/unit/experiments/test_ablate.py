@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 import pytest
 
 from experiments.studies.ablation import main, parser
-from experiments.studies.suite import EXPERIMENTS, SuiteError, plan, read_suite
+from experiments.studies.planning import plan
+from experiments.studies.suite import EXPERIMENTS, SuiteError, read_suite
 from odmt.config import to_yaml
 from tests.tiny import NUM_USERS, tiny_dataset
 

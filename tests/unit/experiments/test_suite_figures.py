@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.studies.figures import RowFigures, cold_users, holm, summarise
+from experiments.studies.figures import RowFigures, cold_users, difference, holm, summarise
 from experiments.studies.finished import ReportError, Run, per_user
 from experiments.studies.forest import Mark, Panel, draw, ticks
 from odmt.data.format import write_dataset
@@ -39,7 +40,8 @@ def rows(seed: int = 0) -> dict[str, dict[int, Run]]:
 
 
 def figures(given: Mapping[str, Mapping[int, Run]], cold: np.ndarray = NOBODY) -> dict[str, RowFigures]:
-    return {row.label: row for row in summarise(given, base="base", cold=cold)}
+    bases = dict.fromkeys(given.keys() - {"base"}, "base")
+    return {row.label: row for row in summarise(given, bases=bases, cold=cold)}
 
 
 def test_holm_gives_known_values() -> None:
@@ -78,7 +80,7 @@ def test_streams_are_alike_where_they_please_the_same_users() -> None:
         result = {"dataset": "made up", "valid": scored, "test": scored}
         users = np.arange(len(ranks["ensemble"]))
         one = Run("a run", result, {}, {}, users, ranks)
-        (row,) = summarise({"base": {1: one}}, base="base", cold=np.zeros(len(users), dtype=bool))
+        (row,) = summarise({"base": {1: one}}, bases={}, cold=np.zeros(len(users), dtype=bool))
         return row.alike and row.alike.mean
 
     ids = [1, 30, 2, 30, 5, 30, 9, 30]
@@ -129,6 +131,18 @@ def test_nothing_depends_on_the_order_of_rows_and_seeds() -> None:
     for label, row in before.items():
         assert row.against == after[label].against
         assert row.metrics == after[label].metrics
+
+
+def test_rows_with_bases_of_their_own_are_corrected_together() -> None:
+    given = rows()
+    bases = {"better": "like", "like": "base", "worse": "like"}
+    found = {row.label: row.against for row in summarise(given, bases=bases, cold=NOBODY)}
+    assert found["base"] == {}
+    expected = {row: difference(given[row], given[base], "HR@10") for row, base in bases.items()}
+    corrected = holm([apart.p for apart in expected.values() if apart])
+    for (row, apart), p in zip(expected.items(), corrected, strict=True):
+        assert apart is not None
+        assert found[row]["HR@10"] == replace(apart, p_holm=p)
 
 
 def test_only_the_seeds_of_both_are_compared() -> None:

@@ -109,11 +109,60 @@ def test_what_was_tuned_with_other_settings_is_made_anew_where_asked(place: Path
         (["--tune", "model.streams=text"], "--tune --model.streams=text makes the rows 'ids' and 'titles' the same"),
         (["--tune", "--tune", "data.length=5"], "--data.length=5: validation would ask other questions than with"),
         (["--tune", "train.lr=1e-3", "--tune", "train.lr=1e+3"], "share the folder name 'train.lr-1e-3'; leave one"),
+        (["--tune", "--tune", "model.ensemble=fitted"], "ensemble=fitted are fitted to the very targets of validation"),
+        (["--tune", "model.ensemble=fitted()", "--tune"], "by which attempts are chosen, those of mean are not"),
     ],
 )
 def test_attempts_that_say_nothing_are_refused(half: Path, attempts: list[str], message: str) -> None:
     flags = ("--train.epochs", "2")
     assert message in tuned(half, "--dry-run", attempts=tuple(attempts), flags=flags).err
+
+
+def test_rows_that_are_not_asked_for_are_no_reason_to_refuse(place: Path) -> None:
+    alike = ("--tune", "--tune", "model.streams=text")
+    assert "the same" in tuned(place, "--dry-run", attempts=alike).err
+    done = tuned(place, "--dry-run", "--only", "titles", attempts=alike)
+    assert (done.status, len(done.out.splitlines())) == (0, 3), done.err
+
+    (place / "tiny.yaml").write_text(SUITE)
+    joined = ("--tune", "--tune", "model.join=sum(at='item')")
+    why = "row 'ids' with --tune --model.join=sum(at='item'): model.join=sum(at='item') needs two streams"
+    assert f"error: {why}" in tuned(place, "--dry-run", attempts=joined).err
+    done = tuned(place, "--dry-run", "--only", "logit | fusion", attempts=joined)
+    assert done.status == 0, done.err
+    assert f"left out: {why}" in done.err
+    assert [line.partition(" --name ")[2].partition(" ")[0] for line in done.out.splitlines()[:2]] == [
+        "logit-fusion-as-configured-s3", "logit-fusion-model.join-sum-at-item-s3",
+    ]  # fmt: skip
+    assert done.out.splitlines()[2].startswith("# and 1 runs more")
+
+
+def test_what_a_row_sets_itself_stays_whatever_is_tried(place: Path) -> None:
+    rows = "\n  ids: [id_only]\n  sure: [id_only, --model.dropout, 0.0]\n"
+    (place / "tiny.yaml").write_text(SUITE.partition("rows:")[0] + "rows:" + rows)
+    asked = {"flags": SMALL, "suite": "tiny.yaml"}
+    done = ablate(place, "--name", "own", "--tune", "--tune", "model.dropout=0.5", **asked)
+    assert done.status == 0, done.err
+    assert "row 'sure' keeps its own model.dropout" in done.err
+    folder = place / "runs/ablations/tiny/own"
+    made = {path.name for path in folder.glob("*-s1")}
+    assert made == {"ids-as-configured-s1", "ids-model.dropout-0.5-s1", "sure-as-configured-s1"}
+    found = json.loads((folder / "report.json").read_text())["tuning"]
+    score = validation(folder / "sure-as-configured-s1")
+    assert (found["scores"]["sure"], found["chosen"]["sure"]) == ([score, None], 0)
+    assert found["instead"] == {"sure": {"1": None}}
+    assert told_of_tuning(folder, "sure") == [f"**{score:.4f}**", "="]
+    assert "in brackets is what was tried for it instead" in (folder / "report.md").read_text()
+
+    ablate(place, "--name", "own", "--tune", "model.dropout=0.5", "--report-only", **asked)
+    assert told_of_tuning(folder, "sure") == [f"**{score:.4f}** (as configured)"]
+    assert "`id_only --model.dropout 0.0`, as configured" in (folder / "report.md").read_text()
+
+
+def told_of_tuning(folder: Path, row: str) -> list[str]:
+    written = (folder / "report.md").read_text().split("## Tuning")[1]
+    (line,) = (line for line in written.splitlines() if line.startswith(f"| {row} "))
+    return [cell.strip() for cell in line.split("|")[2:-1]]
 
 
 def test_without_tuning_the_report_says_nothing_of_it(place: Path) -> None:
