@@ -18,11 +18,12 @@ from odmt.fusion import mean_of_tokens
 from odmt.id_table import start_of_ids
 from odmt.joins import Join
 from odmt.live import EncodedFeatures, encoded_once, in_chunks, tokens_of
+from odmt.own import checked_fusion
 from odmt.parts import item_parts
 from odmt.spec import parse_call
 from odmt.types import Contents, Fusion, Int, LiveContents, Raw, Streams, Tensor, Tokens
 
-__all__ = ["ItemEncoder", "build_component", "checked_module", "evaluating", "items_apart"]
+__all__ = ["ItemEncoder", "build_component", "evaluating", "items_apart"]
 
 
 STORED_CHUNK, LIVE_CHUNK = 2048, 64
@@ -97,7 +98,7 @@ class ItemEncoder(nn.Module):
         }
         context = {"dim": dim, "dropout": dropout, "widths": widths}
         made = build_component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
-        self.fusion = checked_module(made, "fusion")
+        self.fusion = checked_fusion(made)
         if start and isinstance(fusion, str) and (start_from := getattr(self.fusion, "start_from", None)):
             start_from(starting)  # a module of the caller's may be trained already
         fused: tuple[str, ...] = tuple(self.fusion.streams)  # pyright: ignore[reportArgumentType]
@@ -245,13 +246,6 @@ def build_component(text: str, known: Mapping[str, str], kind: str, context: Map
     call = parse_call(text, known=known, kind=kind)
     call.check(context, fixed=FIXED)
     return call.build(**context)
-
-
-def checked_module(made: object, what: str) -> nn.Module:
-    """Refuse what is no torch module: it would not be trained or saved."""
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"{what} is a {type(made).__name__}, not a torch module: it would not be trained or saved")
-    return made
 
 
 def _whole(given: Tokens | Raw, name: str, features: LiveContents) -> Tokens | Raw:

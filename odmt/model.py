@@ -17,7 +17,8 @@ from torch import nn
 
 from odmt.components import BACKBONES, CONTENT, ENSEMBLES, JOINS, LOSSES, RESERVED, SIMILARITIES
 from odmt.distill import DistillationGraph
-from odmt.items import ItemEncoder, build_component, checked_module, evaluating, items_apart
+from odmt.items import ItemEncoder, build_component, evaluating, items_apart
+from odmt.own import checked_module, checked_states, newest_states
 from odmt.parts import user_parts
 from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares, some_of
 from odmt.softmax import softmax_loss
@@ -224,7 +225,7 @@ class ODMT(ItemEncoder):
                 seen, asked = mask[users, inputs], predicted[users, first if hide else first + 1 :]
                 # a padded slot points at some item, and must not carry it
                 x = vectors[name][histories[users, inputs]] * seen.unsqueeze(-1)
-                made.append((backbone(x, seen, asked) if hide else backbone(x, seen))[asked])
+                made.append(checked_states(backbone(x, seen, asked) if hide else backbone(x, seen), x, name)[asked])
             states[name] = torch.cat(made)
         return self._scoring(states)
 
@@ -241,7 +242,8 @@ class ODMT(ItemEncoder):
         histories, mask = histories.to(self.device), histories.to(self.device) > 0
         with evaluating(self):
             states = {
-                name: _newest(backbone, tables[name][histories], mask) for name, backbone in self.backbones.items()
+                name: newest_states(backbone, tables[name][histories], mask, name)
+                for name, backbone in self.backbones.items()
             }
             return self._scoring(states)
 
@@ -250,10 +252,6 @@ class ODMT(ItemEncoder):
         correction.
         """
         return {name: state @ tables[name].T for name, state in self.states(histories, tables).items()}
-
-
-def _newest(backbone: Any, x: Tensor, mask: Tensor) -> Tensor:
-    return backbone.newest(x, mask) if hasattr(backbone, "newest") else backbone(x, mask)[:, -1]
 
 
 def _chosen_backbones(

@@ -45,6 +45,7 @@ def give_content(model: LlamaForCausalLM, features: ItemFeatures) -> LlamaForCau
     embedding = ItemEmbedding(features, dim=DIM)
     model.set_input_embeddings(embedding)
     model.set_output_embeddings(TiedHead(embedding))
+    model.config.tie_word_embeddings = False  # no weights are left to tie
     return model
 
 

@@ -1,0 +1,52 @@
+"""What is asked of components, which may be the caller's own: when they are built, and of what they return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from odmt.types import Bool, Float, Tensor
+
+__all__ = ["checked_fusion", "checked_module", "checked_states", "newest_states"]
+
+
+def checked_module(made: object, what: str) -> nn.Module:
+    """Refuse what is no torch module: it would not be trained or saved."""
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{what} is a {type(made).__name__}, not a torch module: it would not be trained or saved")
+    return made
+
+
+def checked_fusion(made: object) -> nn.Module:
+    """Refuse a fusion that does not name its output streams (`odmt.types.Fusion`)."""
+    fusion = checked_module(made, "fusion")
+    streams = getattr(fusion, "streams", None)
+    if not isinstance(streams, tuple | list) or not streams or not all(isinstance(name, str) for name in streams):
+        raise ValueError(
+            f"fusion {type(fusion).__name__} has streams={streams!r}; it must name the vectors that it gives, as "
+            "streams = ('id', 'text')"
+        )
+    return fusion
+
+
+def checked_states(
+    states: object, x: Float[Tensor, "batch length dim"], stream: str
+) -> Float[Tensor, "batch length dim"]:
+    """Refuse what is not one state for each of the vectors that a backbone was given (`odmt.types.Backbone`)."""
+    if not isinstance(states, Tensor) or states.shape != x.shape:
+        given = f"shape {list(states.shape)}" if isinstance(states, Tensor) else f"a {type(states).__name__}"
+        raise ValueError(
+            f"the backbone of {stream!r} returns {given} for vectors of shape {list(x.shape)}; it must return states "
+            "of that shape, which are the first of what torch's recurrent networks return"
+        )
+    return states
+
+
+def newest_states(
+    backbone: Any, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"], stream: str
+) -> Float[Tensor, "batch dim"]:
+    """Read histories for the state after the newest event alone."""
+    if hasattr(backbone, "newest"):
+        return backbone.newest(x, mask)
+    return checked_states(backbone(x, mask), x, stream)[:, -1]

@@ -1,0 +1,71 @@
+"""Components of the caller's own that do not do what is asked of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from odmt import ODMT, ItemEmbedding, ItemFeatures, make_batch
+from odmt.own import checked_fusion
+from odmt.types import Streams, Tensor
+
+HISTORIES = np.array([[0, 0, 7, 8, 9], [3, 1, 4, 1, 5]])
+
+
+@pytest.fixture
+def features() -> ItemFeatures:
+    return ItemFeatures.from_arrays(9, text=np.ones((9, 6), dtype="float32"))
+
+
+class Named(nn.Module):
+    """Give the id as it is, under whatever names."""
+
+    def __init__(self, **names: object) -> None:
+        super().__init__()
+        for name, value in names.items():
+            setattr(self, name, value)
+
+    def forward(self, tokens: Streams, masks: Streams) -> Streams:
+        del masks
+        return {"mixed": tokens["id"][:, 0]}
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [({}, "None"), ({"streams": "mixed"}, "'mixed'"), ({"streams": ()}, r"\(\)"), ({"streams": 1}, "1")],
+)
+def test_a_fusion_names_its_streams(names: dict[str, object], told: str, features: ItemFeatures) -> None:
+    words = rf"fusion Named has streams={told}; it must name the vectors that it gives, as streams = \('id', 'text'\)"
+    with pytest.raises(ValueError, match=words):
+        checked_fusion(Named(**names))
+    with pytest.raises(ValueError, match=r"fusion Named has streams=None"):
+        ODMT(features, dim=8, fusion="tests.unit.test_own:Named")
+    with pytest.raises(ValueError, match=r"fusion Named has streams=None"):
+        ItemEmbedding(features, dim=8, fusion="tests.unit.test_own:Named")
+    assert ODMT(features, dim=8, fusion=Named(streams=["mixed"])).streams == ("mixed",)
+
+
+class Recurrent(nn.Module):
+    """Return a GRU's states of some width, and what else it returns unless `alone`."""
+
+    def __init__(self, width: int, *, alone: bool) -> None:
+        super().__init__()
+        self.gru, self.alone = nn.GRU(8, width, batch_first=True), alone
+
+    def forward(self, x: Tensor, mask: Tensor) -> object:
+        del mask
+        return self.gru(x)[0] if self.alone else self.gru(x)
+
+
+@pytest.mark.parametrize(("width", "alone", "given"), [(8, False, "a tuple"), (6, True, r"shape \[2, {rows}, 6\]")])
+def test_a_backbone_returns_one_state_for_each_vector(
+    width: int, alone: bool, given: str, features: ItemFeatures
+) -> None:
+    model = ODMT(features, dim=8, length=5, backbone=lambda: Recurrent(width, alone=alone))  # pyright: ignore[reportArgumentType]
+    words = rf"the backbone of 'id' returns {given} for vectors of shape \[2, {{rows}}, 8\]; .* the first of what torch"
+    with pytest.raises(ValueError, match=words.format(rows=4)):
+        model(make_batch(HISTORIES, features))
+    with pytest.raises(ValueError, match=words.format(rows=5)):
+        model.score(torch.from_numpy(HISTORIES), model.encode_catalogue())
