@@ -86,10 +86,11 @@ def sigmoid_ramp(progress: int | float, length: int | float) -> float:
 class DistillationGraph:
     """Sum the distillation losses of all edges, each averaged over rows.
 
-    edges: as `parse_edges` reads them. loss, temperature, detach: of all edges that do not set their own.
+    edges: as `parse_edges` reads them. loss, temperature, detach: of all edges that do not set their own; detach=False
+    lets gradient into teachers, as released.
     """
 
-    def __init__(self, *edges: str | Edge, temperature: float = 1.0, loss: str = "ce", detach: bool = False) -> None:
+    def __init__(self, *edges: str | Edge, temperature: float = 1.0, loss: str = "ce", detach: bool = True) -> None:
         self.edges = tuple(
             edge for given in edges for edge in (parse_edges(given) if isinstance(given, str) else [given])
         )

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import yaml
 
 from odmt.config import Experiment, to_yaml
 from odmt.data.folder_name import flush
+from odmt.distill import DistillationGraph
+from odmt.settings_check import heads_of
 
 __all__ = ["RunFolder", "flat", "write_whole"]
 
@@ -142,10 +145,8 @@ class RunFolder:
                 )
         # a setting that came after the run began had its default then
         unset = flat(yaml.safe_load(to_yaml(Experiment(experiment.dataset))))
-        before, now = (
-            _that_count(unset | flat(yaml.safe_load(text))),
-            _that_count(flat(yaml.safe_load(to_yaml(experiment)))),
-        )
+        trees = [yaml.safe_load(one) for one in (text, to_yaml(experiment))]
+        before, now = (_that_count(unset | flat(tree), tree, heads_of(experiment.model)) for tree in trees)
         for name in before | now:
             if before.get(name) != now.get(name) and name not in FREE_ON_RESUME:
                 setting = name.replace("/", ".")
@@ -179,13 +180,14 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _that_count(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out how streams would teach each other where none teaches."""
-    if settings["distill/graph"] != "[]":
-        return settings
-    return {
-        name: value for name, value in settings.items() if name == "distill/graph" or not name.startswith("distill/")
-    }
+def _that_count(settings: dict[str, Any], tree: Mapping[str, Any], heads: Sequence[str]) -> dict[str, Any]:
+    """Write out who teaches whom among `heads`, and leave out how where none teaches."""
+    edges = tree.get("distill", {}).get("graph", [])
+    with suppress(ValueError):  # streams of one's own fusion, which are known once it is built
+        edges = [str(edge) for edge in DistillationGraph(*edges).among(heads).edges]
+    if not edges:
+        settings = {name: value for name, value in settings.items() if not name.startswith("distill/")}
+    return settings | {"distill/graph": str(edges)}
 
 
 def _header(inputs: Mapping[str, str]) -> str:

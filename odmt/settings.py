@@ -146,19 +146,21 @@ class ModelConfig:
 class DistillConfig:
     """Which streams teach which while they train."""
 
-    graph: tuple[str, ...] = ("id -> text", "ensemble -> id")
-    """Edges "teacher -> student", or "a <-> b", between streams; "ensemble" may teach; an edge may have a loss of its
-    own: "ensemble -> id: kl(weight=0.5, detach=True)". No edges: no distillation."""
+    graph: tuple[str, ...] = ()
+    """Edges "teacher -> student", or "a <-> b", between streams; "ensemble" may teach, and "*" is every other; an edge
+    may have a loss of its own: "ensemble -> id: kl(weight=0.5, detach=True)". No edges: no distillation, because the
+    recommendation was no better with it on real data, and worse as published (README.md, "Figures")."""
     temperature: float = 0.5
     """Softmax temperature of teacher and student, for edges that set none."""
     loss: str = "ce"
     """Loss of edges that name none: ce, kl, dkd(alpha=1.0, beta=2.0), ranking(top=10)."""
-    detach: bool = False
-    """Keep the gradient out of the teachers, for edges that do not say. The published method lets it in."""
+    detach: bool = True
+    """Keep the gradient out of the teachers, for edges that do not say. The published method lets it in, by which
+    teachers become sure, whether they are right or not."""
     weight: float = 1.0
     """Weight of the distillation loss once it is ramped up."""
-    ramp_epochs: float = 50.0
-    """Epochs over which the weight rises, slowly at first; 0 gives the full weight from the start."""
+    ramp_epochs: float = 10.0
+    """Epochs over which the weight rises, slowly at first; 0 gives the full weight from the start. Published: 50."""
     ramp_by: Literal["epoch", "step"] = "epoch"
     """Whether it rises once per epoch, as released, or with every step."""
 

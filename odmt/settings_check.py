@@ -27,7 +27,7 @@ from odmt.flags import ConfigError
 from odmt.settings import DataConfig, Experiment, ModelConfig
 from odmt.spec import SpecError, did_you_mean, parse_call
 
-__all__ = ["check", "leaves"]
+__all__ = ["check", "heads_of", "leaves"]
 
 AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("data.length", "model.dim", "train.epochs", "train.batch_size", "train.log_every"), 1),
@@ -202,7 +202,7 @@ def _check_distillation(experiment: Experiment) -> None:
         raise ConfigError(f"distill.loss: {error}") from error
     if distill.graph and _name(model.loss) == "full":
         raise ConfigError("model.loss=full leaves no logits to distil; write --distill.graph with no edges")
-    heads = (*_heads(model), "ensemble")
+    heads = (*heads_of(model), "ensemble")
     for text in distill.graph:
         try:
             edges = parse_edges(text)
@@ -215,7 +215,7 @@ def _check_distillation(experiment: Experiment) -> None:
             raise ConfigError(f"distill.graph: {found}; write --distill.graph with the edges you want, or with none")
 
 
-def _heads(model: ModelConfig) -> tuple[str, ...]:
+def heads_of(model: ModelConfig) -> tuple[str, ...]:
     """Name the streams that score: those that enter, the joined one, or both; and those read once more."""
     at = _joined_at(model)
     first = _fused(model) if at is None else (*_kept(model), at)

@@ -137,7 +137,7 @@ class Workload:
             dim=self.shape.dim,
             fusion="imt(layers=2, heads=2)",
             backbone="sasrec(layers=2, heads=2)",
-            distill=DistillationGraph(*(f"{a} -> {b}" for a, b in edges_of(self.shape.streams))),
+            distill=DistillationGraph(*(f"{a} -> {b}" for a, b in edges_of(self.shape.streams)), detach=False),
             item_counts=self.item_counts,
             length=self.shape.length,
             dropout=self.shape.dropout if dropout is None else dropout,

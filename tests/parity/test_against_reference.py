@@ -87,7 +87,7 @@ def test_loss_and_every_gradient_equal_the_reference(loss: str, temperature: flo
         dropout=0.0,
         fusion=f"imt(layers={LAYERS}, heads={HEADS}, text_sees_id={text_sees_id})",
         backbone=f"sasrec(layers={LAYERS}, heads={HEADS})",
-        distill=DistillationGraph(*EDGES, temperature=temperature, loss=loss),
+        distill=DistillationGraph(*EDGES, temperature=temperature, loss=loss, detach=False),
         item_counts=counts,
         loss="in_batch(popularity=0.5)",
     ).double()

@@ -36,7 +36,7 @@ def make_model(features: ItemFeatures, *, text_sees_id: bool = False) -> ODMT:
         dropout=0.0,
         fusion=f"imt(layers={LAYERS}, heads={HEADS}, text_sees_id={text_sees_id})",
         backbone=f"sasrec(layers={LAYERS}, heads={HEADS})",
-        distill=DistillationGraph(*EDGES, temperature=0.5),
+        distill=DistillationGraph(*EDGES, temperature=0.5, detach=False),
         item_counts=COUNTS,
     )
     with torch.no_grad():

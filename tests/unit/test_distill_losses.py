@@ -152,11 +152,11 @@ def test_edges_have_weights_temperatures_and_directions_of_their_own() -> None:
 
 def test_detach_is_a_matter_of_the_edge() -> None:
     z = {name: torch.randn(3, 5, requires_grad=True) for name in ("a", "b", "c")}
-    DistillationGraph("a -> c: ce(detach=True)", "b -> c").__call__(z).backward()
+    DistillationGraph("a -> c: ce(detach=True)", "b -> c", detach=False)(z).backward()
     assert z["a"].grad is None
     assert z["b"].grad is not None
     z["b"].grad = None
-    DistillationGraph("b -> c: ce(detach=False)", "a -> c", detach=True)(z).backward()
+    DistillationGraph("b -> c: ce(detach=False)", "a -> c")(z).backward()
     assert z["a"].grad is None
     assert z["b"].grad is not None
 

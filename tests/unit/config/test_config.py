@@ -100,7 +100,7 @@ trees = st.fixed_dictionaries(
     }
 )
 models = st.fixed_dictionaries(
-    {"id_min_count": st.integers(0, 99), "backbone": st.just("sasrec(layers=3)"), "id_init": st.just("mean")}
+    {"id_min_count": st.integers(2, 99), "backbone": st.just("sasrec(layers=3)"), "id_init": st.just("mean")}
 )
 graphs = st.lists(st.sampled_from(["id -> text", "text -> id", "ensemble -> id"]), unique=True).map(tuple)
 distills = st.fixed_dictionaries({"graph": graphs, "temperature": rates, "loss": st.sampled_from(["ce", "kl"])})

@@ -115,7 +115,7 @@ def test_a_dataset_is_needed(configs: Path) -> None:
     ("argv", "answer"),
     [
         (
-            ["--model.streams", "id"],
+            ["--model.streams", "id", "--distill.graph", "id -> text"],
             (
                 "distill.graph: 'id -> text' names text, but the streams are id, ensemble; "
                 "write --distill.graph with the edges you want, or with none"
@@ -212,12 +212,12 @@ def test_a_dataset_is_needed(configs: Path) -> None:
             "(a class of your own is written package.module:Name)",
         ),
         (
-            ["--model.join", "sum(at='item')"],
+            ["--model.join", "sum(at='item')", "--distill.graph", "id -> text"],
             "distill.graph: 'id -> text' names id and text, but the streams are item, ensemble; "
             "write --distill.graph with the edges you want, or with none",
         ),
         (
-            ["--model.loss", "full"],
+            ["--model.loss", "full", "--distill.graph", "id -> text"],
             "model.loss=full leaves no logits to distil; write --distill.graph with no edges",
         ),
         (["--data.max-tokens", "imag=9"], "data.max_tokens names 'imag'; did you mean 'image'?"),

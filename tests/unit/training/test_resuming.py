@@ -198,5 +198,9 @@ def test_how_streams_would_teach_is_of_no_matter_where_none_does(dataset: Path, 
     files = RunFolder(experiment(dataset, tmp_path, *silent, "ce").folder)
     files.claim(experiment(dataset, tmp_path, *silent, "ce"), {})
     files.check_same(experiment(dataset, tmp_path, *silent, "kl", "--distill.detach", "--resume"), {})
-    with pytest.raises(ValueError, match=r"the run to resume has distill\.graph=\[\], the command says \['id -> text'"):
-        files.check_same(experiment(dataset, tmp_path, "--train.epochs=1", "--resume"), {})
+    taught = experiment(dataset, tmp_path, *silent, "ce", "--distill.graph=id -> *", "--resume")
+    with pytest.raises(ValueError, match=r"has distill\.graph=\[\], the command says \['id -> text'\]"):
+        files.check_same(taught, {})
+    files = RunFolder(tmp_path / "taught")
+    files.claim(taught, {})
+    files.check_same(experiment(dataset, tmp_path, *silent, "ce", "--distill.graph=id -> text", "--resume"), {})
