@@ -24,6 +24,9 @@ from .suite import SuiteError
 
 __all__ = ["keep", "restore", "reuse"]
 
+NAME = re.compile(r"^name: (?P<name>.*?)(?:  # trained as (?P<trained_as>.*))?$", re.MULTILINE)
+"""What a run is called in experiment.yaml, and what it was called where it was trained."""
+
 
 def keep(runs: Sequence[PlannedRun], folder: Path) -> list[Path]:
     """Write those of `runs` that are finished and not in `folder` yet, each whole or not at all; give their places.
@@ -102,9 +105,14 @@ def _take(place: Path, run: PlannedRun) -> None:
         if (place / name).is_file():
             shutil.copyfile(place / name, partial / name)
     text = (place / "experiment.yaml").read_text("utf-8")
-    renamed = re.sub(r"(?m)^name: .*$", lambda was: f"name: {run.experiment.name}  # trained as {was[0][6:]}", text)
+    renamed = re.sub(NAME, lambda found: _renamed(found, run.folder.name), text)
     (partial / "experiment.yaml").write_text(renamed, "utf-8")
     os.replace(partial, run.folder)
+
+
+def _renamed(found: re.Match[str], name: str) -> str:
+    trained_as = found["trained_as"] or found["name"]
+    return f"name: {name}" + (f"  # trained as {trained_as}" if trained_as != name else "")
 
 
 def _same_result(place: Path, folder: Path) -> bool:

@@ -62,6 +62,7 @@ def test_rows_that_another_suite_has_trained_alike_are_taken_from_there(place: P
         assert "missing: ids, seed 2: not begun" in again.err
         report = json.loads((runs / f"of-{name}/report.json").read_text())
         assert {row["label"]: row["metrics"] for row in report["rows"]} == before
+        assert "trained as" not in (runs / f"of-{name}/ids-s1/experiment.yaml").read_text()
         # and goes on as if it had been trained here
         assert ablate(place, "--name", f"of-{name}").status == 0
     other = (*SMALL[:2], "--train.epochs", "1", *SMALL[4:])
@@ -74,3 +75,6 @@ def test_rows_that_another_suite_has_trained_alike_are_taken_from_there(place: P
     renamed = ablate(place, "--name", "renamed", "--reuse", "kept", "runs/ablations/tiny/tiny", "--report-only")
     assert "ids-again-s1: the same as runs/ablations/tiny/tiny/ids-s1" in renamed.err
     assert "name: ids-again-s1  # trained as ids-s1" in (runs / "renamed/ids-again-s1/experiment.yaml").read_text()
+    (place / "tiny.yaml").write_text(SUITE.replace("ids:", "anew:").replace("base: ids", "base: anew"))
+    ablate(place, "--name", "anew", "--reuse", "runs/ablations/tiny/renamed", "--report-only")
+    assert "name: anew-s1  # trained as ids-s1\n" in (runs / "anew/anew-s1/experiment.yaml").read_text()
