@@ -18,7 +18,6 @@ import yaml
 
 from odmt.config import Experiment, to_yaml
 from odmt.data.folder_name import flush
-from odmt.distill import DistillationGraph
 from odmt.settings_check import heads_of
 
 __all__ = ["RunFolder", "flat", "write_whole"]
@@ -182,6 +181,8 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _that_count(settings: dict[str, Any], tree: Mapping[str, Any], heads: Sequence[str]) -> dict[str, Any]:
     """Write out who teaches whom among `heads`, and leave out how where none teaches."""
+    from odmt.distill import DistillationGraph  # brings torch, which reading a folder can do without
+
     edges = tree.get("distill", {}).get("graph", [])
     with suppress(ValueError):  # streams of one's own fusion, which are known once it is built
         edges = [str(edge) for edge in DistillationGraph(*edges).among(heads).edges]
