@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from odmt.components import BACKBONES, CONTENT, ENSEMBLES, JOINS, LOSSES, RESERVED, SIMILARITIES
+from odmt.components import ENSEMBLES, JOINS, LOSSES, RESERVED, SIMILARITIES
 from odmt.distill import DistillationGraph
+from odmt.heads import chosen_backbones, made_backbone
 from odmt.items import ItemEncoder, build_component, evaluating, items_apart
 from odmt.own import checked_module, checked_states, newest_states
 from odmt.parts import user_parts
 from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares, some_of
+from odmt.sharing import gathered, share_of_rows
 from odmt.softmax import softmax_loss
 from odmt.types import Backbone, Batch, Bool, Contents, Float, Fusion, Int, Raw, Streams, Tensor, Tokens
 
@@ -93,10 +95,10 @@ class ODMT(ItemEncoder):
         read = self.join.joined if self.join is not None and at_user else self.vectors
         context = {"dim": dim, "dropout": dropout, "length": length}
         contents = [name for name in read if name in self.modalities]
-        chosen = _chosen_backbones(read, contents, backbone, stream_backbones or {}, further_heads or {})
+        chosen = chosen_backbones(read, contents, backbone, stream_backbones or {}, further_heads or {})
         if taken := self.read_again.keys() & {*self.vectors, *RESERVED}:
             raise ValueError(f"further_heads: there is a stream {min(taken)!r} already; give the head another name")
-        self.backbones = nn.ModuleDict({name: _backbone(name, made, context) for name, made in chosen.items()})
+        self.backbones = nn.ModuleDict({name: made_backbone(name, made, context) for name, made in chosen.items()})
         if len(set(self.backbones.values())) < len(chosen):
             raise ValueError("backbone() returned the same module twice; make a new one at each call")
         self.hide_rates = {getattr(made, "hide_rate", None) for made in self.backbones.values()}
@@ -152,22 +154,40 @@ class ODMT(ItemEncoder):
         """Compute the losses of a batch whose histories hold inputs and targets: each position predicts the next.
 
         "ranking" is the sum of the streams' next-item losses, "distill" the graph's loss times `distill_weight`, and
-        "ensemble", where its weights are trained, the next-item loss of the ensemble.
+        "ensemble", where its weights are trained, the next-item loss of the ensemble. Of a batch that processes share,
+        their mean over processes is the loss.
         """
+        losses, rows = self._losses(batch, distill_weight)
+        if batch.part is None:
+            return losses
+        share = share_of_rows(rows, batch.part, self.device)
+        return {name: share.to(loss.dtype) * loss for name, loss in losses.items()}
+
+    def _candidates(self, batch: Batch) -> Streams:
+        """Encode what this process is to encode, and gather what the others did."""
+        items, content = batch.items, batch.content
         if isinstance(self.loss, FullSoftmax):
-            vectors = self.encode(torch.arange(1, self.num_items + 1, device=self.device))
-            histories = batch.items[batch.histories] - 1
-        else:
-            vectors, histories = self.encode(batch.items, batch.content), batch.histories
-        histories, mask, parts = user_parts(histories, batch.mask)
-        hidden = self._hidden_events(mask)
+            items, content = torch.arange(1, self.num_items + 1, device=self.device), None
+        if batch.part is None:
+            return self.encode(items, content)
+        vectors = super().encode(batch.part.of(items), content)
+        return self._again(gathered(vectors, len(items), batch.part))
+
+    def _losses(self, batch: Batch, distill_weight: float) -> tuple[dict[str, Float[Tensor, ""]], int]:
+        """Average over this process's rows, and say how many there are."""
+        vectors = self._candidates(batch)
+        histories = batch.items[batch.histories] - 1 if isinstance(self.loss, FullSoftmax) else batch.histories
+        hidden = self._hidden_events(batch)
+        order, parts = user_parts(batch.mask)
+        histories, mask = histories[order], batch.mask[order]
+        hidden = None if hidden is None else hidden[order]
         # without hidden events, every event but a user's first is predicted, from those before it
         predicted = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], dim=1) if hidden is None else hidden
         states = self._states(vectors, histories, mask, predicted, parts, hide=hidden is not None)
         if isinstance(self.loss, FullSoftmax):
             targets = some_of(histories, predicted)
             losses = [softmax_loss(states[name], vectors[name], targets) for name in self.streams]
-            return {"ranking": torch.stack(losses).sum(), "distill": losses[0].new_zeros(())}
+            return {"ranking": torch.stack(losses).sum(), "distill": losses[0].new_zeros(())}, len(targets)
 
         rows = Rows.of(histories, mask, predicted, len(batch.items))
         precise = torch.promote_types(self.log_popularity.dtype, torch.float32)
@@ -178,7 +198,7 @@ class ODMT(ItemEncoder):
                 softmax_loss(states[name], vectors[name], rows.targets, correction=correction, log_weights=weights)
                 for name in self.streams
             ]
-            return {"ranking": torch.stack(losses).sum(), "distill": losses[0].new_zeros(())}
+            return {"ranking": torch.stack(losses).sum(), "distill": losses[0].new_zeros(())}, len(rows.targets)
 
         m = weights(slice(None))
         logits = {name: candidate_logits(states[name], vectors[name], correction) for name in self.streams}
@@ -188,7 +208,8 @@ class ODMT(ItemEncoder):
             losses["ensemble"] = self.loss(self._combined(streams, correction), rows.targets, m)
         # weights that are fitted elsewhere do not teach
         teachers = {**logits, "ensemble": self._combined(logits, correction)} if self.ensemble.trained else logits
-        return {**losses, "distill": distill_weight * self.distill(teachers, m, rows.targets)}
+        losses["distill"] = distill_weight * self.distill(teachers, m, rows.targets)
+        return losses, len(rows.targets)
 
     def _combined(self, logits: Mapping[str, Tensor], correction: Tensor | None) -> Tensor:
         """Weigh scores, as at recommendation, and correct their sum once: weights need not add up to 1."""
@@ -196,12 +217,15 @@ class ODMT(ItemEncoder):
             return self.ensemble(logits)
         return self.ensemble({name: z + correction for name, z in logits.items()}) - correction
 
-    def _hidden_events(self, mask: Bool[Tensor, "users length"]) -> Bool[Tensor, "users length"] | None:
+    def _hidden_events(self, batch: Batch) -> Bool[Tensor, "users length"] | None:
         """Draw the events that backbones which learn from hidden ones are to guess, at least one per user."""
-        rate = next(iter(self.hide_rates))
+        rate, mask = next(iter(self.hide_rates)), batch.mask
         if rate is None:
             return None
-        hidden = mask & (torch.rand(mask.shape, device=mask.device) < rate)
+        generator = None if batch.seed is None else torch.Generator().manual_seed(batch.seed)
+        chance = torch.rand(len(mask) if batch.part is None else batch.part.users, mask.shape[1], generator=generator)
+        own = chance if batch.part is None else batch.part.of(chance)
+        hidden = mask & (own < rate).to(mask.device)
         none = ~hidden.any(1)
         hidden[:, -1] |= none & mask[:, -1]
         return hidden
@@ -252,34 +276,6 @@ class ODMT(ItemEncoder):
         correction.
         """
         return {name: state @ tables[name].T for name, state in self.states(histories, tables).items()}
-
-
-def _chosen_backbones(
-    read: Sequence[str],
-    contents: Sequence[str],
-    backbone: str | Callable[[], Backbone],
-    of_streams: Mapping[str, str | Callable[[], Backbone]],
-    further_heads: Mapping[str, tuple[str, str | Callable[[], Backbone]]],
-) -> dict[str, str | Callable[[], Backbone]]:
-    """Say what reads each stream and each further head: what is named for it, for all content, or for all."""
-    own = dict(of_streams)
-    if contents:
-        own = dict.fromkeys(contents, own.pop(CONTENT, backbone)) | own
-    for name in own.keys() - set(read):
-        raise ValueError(f"stream_backbones names {name!r}, but the streams that are read are: {', '.join(read)}")
-    for head, (stream, _) in further_heads.items():
-        if stream not in read:
-            raise ValueError(f"further_heads: {head!r} reads {stream!r}, but the streams are: {', '.join(read)}")
-    return dict.fromkeys(read, backbone) | own | {head: again for head, (_, again) in further_heads.items()}
-
-
-def _backbone(stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:
-    what = f"backbone of {stream!r}"
-    if isinstance(backbone, str):
-        return checked_module(build_component(backbone, BACKBONES, what, context), what)
-    if isinstance(backbone, nn.Module):
-        raise ValueError(f"{what} is a module, but every stream needs its own; pass what makes one: lambda: ...")
-    return checked_module(backbone(), f"what the maker of the {what} returns")
 
 
 def _log_popularity(item_counts: np.ndarray | None, num_items: int) -> Tensor:

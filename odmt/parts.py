@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import torch
 
-from odmt.types import Bool, Int, Tensor, Tokens
+from odmt.types import Bool, Tensor, Tokens
 
 __all__ = ["item_parts", "user_parts"]
 
@@ -44,18 +44,16 @@ def _cut(tokens: Tokens, items: slice) -> Tokens:
     return Tokens(tokens.values[items, :last], mask[:, :last])
 
 
-def user_parts(
-    histories: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
-) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], list[tuple[slice, int]]]:
-    """Sort users by the length of their histories; return them in parts, with the first column that a part needs.
+def user_parts(mask: Bool[Tensor, "batch length"]) -> tuple[Tensor | slice, list[tuple[slice, int]]]:
+    """Sort users by the length of their histories; return their order, and parts of it with the first column that each
+    part needs.
 
     Half of all slots are padding on real data, and most of it goes.
     """
     num_parts = min(USER_PARTS, len(mask) // USER_PART)
     if mask.device.type != "cpu" or num_parts < 2:
-        return histories, mask, [(slice(None), 0)]
+        return slice(None), [(slice(None), 0)]
     lengths, order = mask.sum(1).sort(stable=True)
     cuts = [len(order) * part // num_parts for part in range(num_parts + 1)]
     width = mask.shape[1]
-    parts = [(slice(a, b), width - max(2, int(lengths[b - 1]))) for a, b in pairwise(cuts)]
-    return histories[order], mask[order], parts
+    return order, [(slice(a, b), width - max(2, int(lengths[b - 1]))) for a, b in pairwise(cuts)]

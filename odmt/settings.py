@@ -173,6 +173,9 @@ class TrainConfig:
     """Most passes over the users."""
     batch_size: int = 256
     """Users per batch, shared among the processes."""
+    candidates: Literal["global", "process"] = "global"
+    """Whether the items of a batch are candidates for all its users, so that it does not matter how many processes
+    share it, or only for those whom the same process reads, as released."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1

@@ -108,7 +108,10 @@ def fit(
     """
     settings = experiment.train
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = UserBatches(split.num_users, settings.batch_size, seed=experiment.seed, rank=rank, world=world)
+    shared = settings.candidates == "global"
+    batches = UserBatches(
+        split.num_users, settings.batch_size, seed=experiment.seed, rank=rank, world=world, shared=shared
+    )
     loader = training_loader(
         split,
         model.features,

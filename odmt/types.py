@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "Fusion",
     "Int",
     "LiveContents",
+    "Part",
     "Questions",
     "Raw",
     "Streams",
@@ -32,6 +33,8 @@ __all__ = [
     "Tokens",
     "UInt8",
 ]
+
+Shared = TypeVar("Shared", Tensor, np.ndarray)
 
 Streams = Mapping[str, Tensor]
 """One tensor per stream ("id", "text", "image", ...), in insertion order."""
@@ -99,6 +102,27 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Say which part of a batch is this process's, where several share it: from `rank` on, every `world`-th of its
+    items, which it encodes for all, and every `world`-th of its `users`.
+
+    Where there are fewer than processes, the idle take the first, because all must take part; it is then not counted.
+    """
+
+    rank: int
+    world: int
+    users: int
+
+    @property
+    def idle(self) -> bool:
+        return self.rank >= self.users
+
+    def of(self, whole: Shared) -> Shared:
+        """Take this process's part of a tensor or an array."""
+        return whole[self.rank :: self.world] if self.rank < len(whole) else whole[:1]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Hold some users' histories and each distinct item in them exactly once.
 
@@ -106,6 +130,10 @@ class Batch:
     Items may come in any order; like lengths side by side cost the least padding, and `make_batch` puts them so.
     `counts` say how many slots of the batch an item fills, which is all that in-batch losses need to know of repeats;
     it is 0 for an item that is there only because it was drawn as a candidate. `draws` say how often that was.
+
+    part: where processes share a batch, which part is this one's: `histories` are those of its users, and `content` is
+        that of the items it encodes, while `items`, `counts` and `draws` are of the whole batch.
+    seed: of what is drawn at random for the whole batch, whoever draws it; without it, torch's generator decides.
     """
 
     items: Int[Tensor, " candidates"]
@@ -114,13 +142,15 @@ class Batch:
     mask: Bool[Tensor, "batch length"]
     content: Mapping[str, Tokens | Raw]
     draws: Int[Tensor, " candidates"] | None = None
+    part: Part | None = None
+    seed: int | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy every tensor to `device`."""
-        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        content = {name: one.to(device) for name, one in given.pop("content").items()}
-        moved = {name: x.to(device) for name, x in given.items() if x is not None}
-        return Batch(**moved, content=content)
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in moved.items()}
+        moved["content"] = {name: one.to(device) for name, one in self.content.items()}
+        return Batch(**moved)
 
 
 @dataclass(frozen=True)

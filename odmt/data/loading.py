@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from odmt.data.splits import LeaveTwoOut
 from odmt.data.tokens import by_length
-from odmt.types import Batch, Contents, LiveContents
+from odmt.types import Batch, Contents, LiveContents, Part
 
 __all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
 
@@ -21,14 +21,17 @@ def make_batch(
     modalities: Sequence[str] | None = None,
     *,
     drawn: np.ndarray | None = None,
+    part: Part | None = None,
+    seed: int | None = None,
 ) -> Batch:
     """Build a batch from histories of global ids [users, length], left-padded with 0, newest last.
 
     Leading columns that nobody fills are cut. `modalities` are those whose content is read, by default all. Items come
     in the order of their number of tokens, so that the model need not pad them all to the longest. `drawn` are the ids
     of further candidates [any], which may repeat, for losses that ask for them: drawn by the chances
-    `ODMT.draw_shares`, which the loss takes for granted. Raises ValueError where there is no event, or
-    padding behind one.
+    `ODMT.draw_shares`, which the loss takes for granted. Where processes share a batch, `histories` are those of all,
+    and `part` says which of them, and which items' content, are kept; `seed` as of `odmt.types.Batch`. Raises
+    ValueError where there is no event, or padding behind one.
     """
     filled = histories > 0
     if not filled.any():
@@ -49,11 +52,15 @@ def make_batch(
     items, counts = items[order], counts[order]
     index = np.zeros_like(histories)
     index[filled] = order.argsort()[inverse[: len(events)]]
-    content = {name: features.gather(name, items) for name in modalities}
     draws = None
     if drawn is not None:
         draws = torch.from_numpy(np.bincount(inverse[len(events) :], minlength=len(items))[order])
-    return Batch(*(torch.from_numpy(array) for array in (items, counts, index, filled)), content=content, draws=draws)
+    wanted = items
+    if part is not None:
+        wanted, index, filled = part.of(items), part.of(index), part.of(filled)
+    content = {name: features.gather(name, wanted) for name in modalities}
+    tensors = (torch.from_numpy(array) for array in (items, counts, index, filled))
+    return Batch(*tensors, content=content, draws=draws, part=part, seed=seed)
 
 
 class Collate:
@@ -87,22 +94,34 @@ class Collate:
         features = self.features
         if isinstance(features, LiveContents):
             features = features.in_training(self.batches.seed, self.batches.epoch)
-        return make_batch(histories, features, self.modalities, drawn=self._draw(users[0]) if self.draws else None)
+        drawn = None
+        if self.draws:
+            places = self._random(users[0], 2).random(self.draws)
+            drawn = self.cumulated.searchsorted(places * self.cumulated[-1], side="right")
+        seed = int(self._random(users[0], 3).integers(1 << 62))
+        return make_batch(
+            histories, features, self.modalities, drawn=drawn, part=self.batches.part(len(users)), seed=seed
+        )
 
-    def _draw(self, first_user: int) -> np.ndarray:
-        places = np.random.default_rng([self.batches.seed, self.batches.epoch, first_user, 2]).random(self.draws)
-        return self.cumulated.searchsorted(places * self.cumulated[-1], side="right")
+    def _random(self, first_user: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.batches.seed, self.batches.epoch, first_user, purpose])
 
 
 class UserBatches(Sampler[list[int]]):
-    """Cut every epoch's permutation of users into batches and give this process its share of each.
+    """Cut every epoch's permutation of users into batches of `batch_size`, and say who reads what of them.
 
-    The permutation depends on seed and epoch alone, so any number of processes sees the same global batches.
-    `batch_size` is the global one. A last batch too small for every process to have a user joins the one before it.
+    The permutation depends on seed and epoch alone, so any number of processes sees the same batches.
+
+    shared: processes share every batch, and each is given its users all, with its `part`, so that the loss does not
+        depend on the number of processes. Otherwise each process is given users of its own, as a batch of its own; a
+        last batch too small for every process to have a user then joins the one before it.
+    epoch: which permutation; first: how many batches of it to leave out. Both are set between passes.
     """
 
-    def __init__(self, num_users: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
-        if batch_size < world:
+    def __init__(
+        self, num_users: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, shared: bool = False
+    ) -> None:
+        if batch_size < world and not shared:
             raise ValueError(
                 f"batch_size={batch_size} is smaller than the {world} processes that share it; raise --train.batch-size"
             )
@@ -111,16 +130,24 @@ class UserBatches(Sampler[list[int]]):
         self.seed = seed
         self.rank = rank
         self.world = world
+        self.shared = shared and world > 1
         self.epoch = 0
+        self.first = 0
+
+    def part(self, users: int) -> Part | None:
+        """Say which part of a batch of so many users is this process's, where batches are shared."""
+        return Part(self.rank, self.world, users) if self.shared else None
 
     def __len__(self) -> int:
-        return max(1, self.num_users // self.batch_size + (self.num_users % self.batch_size >= self.world))
+        """Count the batches of a whole epoch."""
+        fewest = 1 if self.shared else self.world
+        return max(1, self.num_users // self.batch_size + (self.num_users % self.batch_size >= fewest))
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_users)
         cuts = np.arange(1, len(self)) * self.batch_size
-        for batch in np.split(order, cuts):
-            yield batch[self.rank :: self.world].tolist()
+        for batch in np.split(order, cuts)[self.first :]:
+            yield (batch if self.shared else batch[self.rank :: self.world]).tolist()
 
 
 def training_loader(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from odmt import ItemFeatures, make_batch
@@ -18,6 +17,7 @@ from odmt.encoders.policies import TrainedEncoder
 from odmt.model import ODMT
 from odmt.types import Raw
 from tests.networks import NUM_ITEMS, TinyPatches, picture_dataset
+from tests.processes import together
 
 HISTORIES = np.array([[0, 3, 8, 1], [5, 24, 2, 9], [7, 7, 11, 24], [0, 0, 6, 14]])
 
@@ -111,20 +111,17 @@ def test_chunks_add_up_in_full_precision_under_autocast(dataset: Dataset) -> Non
     assert parts < 1.2 * whole
 
 
-def gradients_of_a_process(rank: int, data: Path, meeting: Path, out: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=2)
+def gradients_of_a_process(rank: int, data: Path, out: Path) -> None:
     model = make_live(open_dataset(data), streams=("id", "image"), chunk=3).train()
     share = HISTORIES[2 * rank : 2 * rank + 2]
     wrapped = DistributedDataParallel(model)  # held: without it nothing is reduced
     losses = wrapped(make_batch(share, model.features))
     torch.stack(list(losses.values())).sum().backward()
     torch.save({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, out / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_chunks_change_no_gradient_of_two_processes(dataset: Dataset, tmp_path: Path) -> None:
-    arguments = (dataset.path, tmp_path / "meeting", tmp_path)
-    spawn(gradients_of_a_process, args=arguments, nprocs=2)
+    together(gradients_of_a_process, 2, dataset.path, tmp_path)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     model = make_live(dataset, streams=("id", "image"))  # in one piece, in one process, one share after the other
     halves = [losses_and_gradients(model, histories=share)[1] for share in (HISTORIES[:2], HISTORIES[2:])]

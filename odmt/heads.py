@@ -1,0 +1,43 @@
+"""Which backbone reads which stream of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
+
+from odmt.components import BACKBONES, CONTENT
+from odmt.items import build_component
+from odmt.own import checked_module
+from odmt.types import Backbone
+
+__all__ = ["chosen_backbones", "made_backbone"]
+
+
+def chosen_backbones(
+    read: Sequence[str],
+    contents: Sequence[str],
+    backbone: str | Callable[[], Backbone],
+    of_streams: Mapping[str, str | Callable[[], Backbone]],
+    further_heads: Mapping[str, tuple[str, str | Callable[[], Backbone]]],
+) -> dict[str, str | Callable[[], Backbone]]:
+    """Say what reads each stream and each further head: what is named for it, for all content, or for all."""
+    own = dict(of_streams)
+    if contents:
+        own = dict.fromkeys(contents, own.pop(CONTENT, backbone)) | own
+    for name in own.keys() - set(read):
+        raise ValueError(f"stream_backbones names {name!r}, but the streams that are read are: {', '.join(read)}")
+    for head, (stream, _) in further_heads.items():
+        if stream not in read:
+            raise ValueError(f"further_heads: {head!r} reads {stream!r}, but the streams are: {', '.join(read)}")
+    return dict.fromkeys(read, backbone) | own | {head: again for head, (_, again) in further_heads.items()}
+
+
+def made_backbone(stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:
+    """Build what reads `stream`; raises ValueError where it is no module, or one that would serve twice."""
+    what = f"backbone of {stream!r}"
+    if isinstance(backbone, str):
+        return checked_module(build_component(backbone, BACKBONES, what, context), what)
+    if isinstance(backbone, nn.Module):
+        raise ValueError(f"{what} is a module, but every stream needs its own; pass what makes one: lambda: ...")
+    return checked_module(backbone(), f"what the maker of the {what} returns")
