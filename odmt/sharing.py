@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch.distributed.nn.functional import all_gather
 
 from odmt.types import Float, Part, Streams, Tensor
 
@@ -21,6 +20,8 @@ __all__ = ["gathered", "share_of_rows"]
 
 def gathered(vectors: Streams, num_items: int, part: Part) -> Streams:
     """Put together what all processes made of their parts of `num_items` items: per stream [num_items, dim]."""
+    from torch.distributed.nn.functional import all_gather  # brings more than one process alone should wait for
+
     own = torch.cat(list(vectors.values()), dim=1)
     longest = -(-num_items // part.world)  # collectives are of one shape everywhere
     own = torch.cat([own, own.new_zeros(longest - len(own), own.shape[1])])
