@@ -22,7 +22,10 @@ from odmt.settings_check import heads_of
 
 __all__ = ["RunFolder", "flat", "write_whole"]
 
-FREE_ON_RESUME = ("output", "trackers", "dataset", "data/root", "data/workers", "data/store_gb")
+FREE_ON_RESUME = (
+    "output", "trackers", "dataset", "data/root", "data/workers", "data/store_gb", "train/checkpoint_minutes",
+    "train/keep_checkpoints",
+)  # fmt: skip
 """Settings that may differ when a run is taken up again: they change nothing that it computes, or, like the place of
 the data, are checked by content."""
 
@@ -35,7 +38,6 @@ class RunFolder:
         self.experiment = path / "experiment.yaml"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
-        self.partial_checkpoint = self.checkpoints / ".partial"
         self.model = path / "model"
         self.test_ranks = path / "test_ranks.npz"
         self.result = path / "result.json"
@@ -87,32 +89,6 @@ class RunFolder:
             f"could not be read: {counts}, such as {first} ({reason}); those items lack the modality. "
             f"All are listed in {self.unreadable}"
         )
-
-    def weights_of(self, epoch: int) -> Path:
-        """Name the weights kept of an epoch that was the best when it ended."""
-        return self.checkpoints / f"best-{epoch:05d}.safetensors"
-
-    def newest_checkpoint(self) -> Path | None:
-        """Return the newest complete checkpoint, or None where there is none yet."""
-        complete = sorted(self.checkpoints.glob("epoch-*"))  # one being written carries another name
-        return complete[-1] if complete else None
-
-    def clear_partial_checkpoint(self) -> None:
-        """Remove what a run that was killed while saving left behind."""
-        shutil.rmtree(self.partial_checkpoint, ignore_errors=True)
-
-    def add_checkpoint(self, *, epoch: int, best_epoch: int) -> None:
-        """Make the checkpoint written aside the newest, then remove what is older and weights that are not best."""
-        newest = self.checkpoints / f"epoch-{epoch:05d}"
-        for path in [*self.partial_checkpoint.rglob("*"), self.partial_checkpoint]:
-            flush(path)  # the checkpoint before it is about to go
-        os.replace(self.partial_checkpoint, newest)
-        for old in self.checkpoints.glob("epoch-*"):
-            if old != newest:
-                shutil.rmtree(old)
-        for old in self.checkpoints.glob("best-*"):
-            if old != self.weights_of(best_epoch):
-                old.unlink()
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         with open(self.metrics, "a", encoding="utf-8") as file:

@@ -210,6 +210,10 @@ class TrainConfig:
     """A target that the history holds already is ranked like any other, or always a miss (the released evaluation)."""
     log_every: int = 50
     """Steps between two lines of losses in metrics.jsonl."""
+    checkpoint_minutes: float = 15.0
+    """Minutes between checkpoints within an epoch; 0 saves after epochs only."""
+    keep_checkpoints: int = 2
+    """How many checkpoints to keep: should the newest be damaged, a run goes on from the one before it."""
 
 
 @dataclass(frozen=True)

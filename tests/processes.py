@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
+import torch
 import torch.distributed
 from torch.multiprocessing.spawn import start_processes
 
-__all__ = ["free_port", "together"]
+__all__ = ["launch", "together"]
 
 
 def together(function: Callable[..., None], world: int, *arguments: Any) -> None:
     """Run `function(rank, *arguments)` in so many processes that know of each other through gloo; raise what the first
     that fails raised.
     """
-    multiprocessing.set_forkserver_preload(["accelerate", "odmt.training", "tests.processes"])
-    start_processes(_of_a_group, (free_port(), world, function, arguments), nprocs=world, start_method="forkserver")
+    _server()
+    start_processes(_of_a_group, (_free_port(), world, function, arguments), nprocs=world, start_method="forkserver")
+
+
+def launch(function: Callable[..., None], world: int, *arguments: Any, seconds: float = 120) -> list[int | None]:
+    """Run `function(rank, *arguments)` as torchrun would, and give the exit status of each process: that of a signal is
+    negative, and of one that had to be killed after so many seconds it is None.
+    """
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}
+    processes = [
+        _server().Process(target=_launched, args=({**address, "RANK": str(rank)}, function, rank, arguments))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(seconds)
+    found = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return found
+
+
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["odmt.training", "tests.processes"])
+    return context
 
 
 def _of_a_group(rank: int, port: int, world: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -27,8 +55,16 @@ def _of_a_group(rank: int, port: int, world: int, function: Callable[..., None],
     torch.distributed.destroy_process_group()
 
 
-def free_port() -> int:
-    """Name a port that nobody listens at."""
+def _launched(
+    environment: dict[str, str], function: Callable[..., None], rank: int, arguments: tuple[Any, ...]
+) -> None:
+    if environment["WORLD_SIZE"] != "1":
+        os.environ |= {**environment, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": environment["WORLD_SIZE"]}
+    torch.set_num_threads(1)
+    function(rank, *arguments)
+
+
+def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]

@@ -83,7 +83,7 @@ def test_a_run_that_had_stopped_early_does_not_go_on(dataset: Path, tmp_path: Pa
 def test_a_full_disk_costs_the_checkpoint_and_nothing_else(dataset: Path, tmp_path: Path, repository: Path) -> None:
     whole = run(experiment(dataset, tmp_path, "--name=whole", "--train.epochs=2"))
     argv = arguments(dataset, tmp_path, "--name=full", "--train.epochs=2")
-    largest = max(path.stat().st_size for path in (whole / "checkpoints" / "epoch-00002").iterdir())
+    largest = max(path.stat().st_size for path in (whole / "checkpoints" / "step-0000000008").iterdir())
     script = (
         "import resource, runpy, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -98,7 +98,7 @@ def test_a_full_disk_costs_the_checkpoint_and_nothing_else(dataset: Path, tmp_pa
     assert "Traceback" not in died.stderr
     assert "the same command with --resume goes on" in died.stderr
     full = tmp_path / "full"
-    assert not list((full / "checkpoints").glob("epoch-*"))
+    assert not list((full / "checkpoints").glob("step-*"))
     fresh_accelerator()
     run(replace(parse(argv, configs=tmp_path), resume=True))
     assert lines(full) == lines(whole)

@@ -1,0 +1,234 @@
+"""The training loop: steps, a validation and a checkpoint after every epoch, checkpoints within it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from odmt.attention import compile_blocks
+from odmt.checkpoints import Checkpoints, Progress
+from odmt.config import Experiment, TrainConfig
+from odmt.data.loading import UserBatches, training_loader
+from odmt.data.splits import LeaveTwoOut
+from odmt.encoders.last_read import naming_files
+from odmt.inputs import unreadable_files
+from odmt.model import ODMT
+from odmt.pretrained import load_weights, save_weights
+from odmt.run_folder import RunFolder, flat
+from odmt.schedules import distillation_weight, learning_rate
+from odmt.stopping import Requests, Stopped
+from odmt.types import Batch, Tensor
+from odmt.validation import SELECTED_BY, reduced, validate, validation_users
+
+__all__ = ["fit"]
+
+
+def fit(
+    model: ODMT,
+    split: LeaveTwoOut,
+    experiment: Experiment,
+    *,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    checkpoint: Path | None = None,
+) -> Progress:
+    """Train until the last epoch or until validation stops improving; leave the best weights in `model`.
+
+    From a `checkpoint` in `folder` it goes on, and ends where an uninterrupted run would. Raises `Stopped` where the
+    process is asked to stop by a signal, after saving.
+    """
+    settings = experiment.train
+    loop = _Loop(model, split, experiment, folder, accelerator, checkpoint)
+    with loop.requests:
+        while not loop.is_over():
+            loop.train_an_epoch()
+            loop.end_an_epoch()
+    if loop.progress.epoch < settings.epochs:
+        accelerator.print(f"stopped: no better validation {SELECTED_BY} for {settings.patience} epochs")
+    load_weights(model, loop.checkpoints.weights_of(loop.progress.best_epoch))
+    return loop.progress
+
+
+class _Loop:
+    """Hold what a run is made of, and take it through its epochs."""
+
+    def __init__(
+        self,
+        model: ODMT,
+        split: LeaveTwoOut,
+        experiment: Experiment,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        checkpoint: Path | None,
+    ) -> None:
+        self.model, self.experiment, self.folder, self.accelerator = model, experiment, folder, accelerator
+        self.settings = settings = experiment.train
+        self.batches = UserBatches(
+            split.num_users,
+            settings.batch_size,
+            seed=experiment.seed,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            shared=settings.candidates == "global",
+        )
+        self.loader = training_loader(
+            split,
+            model.features,
+            model.modalities,
+            self.batches,
+            workers=experiment.data.workers,
+            ahead=1 if model.encoders else 2,  # a batch of clips takes gigabytes
+            draws=model.loss.draws,
+            shares=model.draw_shares,
+        )
+        optimizer = torch.optim.AdamW(_groups(model, settings), fused=True)
+        steps = settings.epochs * len(self.batches)
+        self.schedule = LambdaLR(optimizer, partial(learning_rate, settings=settings, steps=steps))
+        if settings.compile:
+            compile_blocks(model)
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        accelerator.register_for_checkpointing(self.schedule)
+        self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints)
+        self.requests = Requests(accelerator, minutes=settings.checkpoint_minutes)
+        self.progress = Progress()
+        if checkpoint is not None:
+            self.progress = self.checkpoints.load(accelerator, checkpoint)
+            accelerator.print(f"resumed after step {self.progress.step:,} from {checkpoint}")
+        if experiment.resume and accelerator.is_main_process:
+            folder.truncate_metrics(self.progress.metrics_bytes)
+        if experiment.trackers:
+            accelerator.init_trackers(experiment.folder.name, config=flat(asdict(experiment)))
+        self.questions = split.questions("valid", validation_users(split, settings, experiment.seed))
+        self.since = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Say whether all epochs are done, or validation has not improved for `patience` of them."""
+        waited = self.progress.epoch - self.progress.best_epoch
+        return self.progress.epoch >= self.settings.epochs or 0 < self.settings.patience <= waited
+
+    def train_an_epoch(self) -> None:
+        """Take the steps that are left of the epoch under way."""
+        progress, accelerator = self.progress, self.accelerator
+        self.batches.epoch, self.batches.first = progress.epoch, progress.batch
+        randomness = torch.get_rng_state()
+        batches = iter(self.loader)  # draws a number, which a resumed epoch drew when it began
+        if progress.batch:
+            torch.set_rng_state(randomness)
+        bar = tqdm(
+            batches,
+            initial=progress.batch,
+            total=len(self.batches),
+            desc=f"epoch {progress.epoch + 1}/{self.settings.epochs}",
+            unit="step",
+            disable=not accelerator.is_main_process,
+        )
+        self.wrapped.train()
+        with naming_files():
+            for batch in bar:
+                losses = self._step(batch.to(accelerator.device))
+                if progress.step % self.settings.log_every == 0 or progress.batch == len(self.batches):
+                    values = {name: reduced(accelerator, loss, "mean").item() for name, loss in losses.items()}
+                    _stop_if_broken(values, progress)
+                    bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
+                    self._log({"lr": self.schedule.get_last_lr()[0], "loss": values})
+                self._save_if_asked()
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        progress, accelerator = self.progress, self.accelerator
+        progress.batch += 1
+        done = progress.epoch + (progress.batch / len(self.batches) if self.experiment.distill.ramp_by == "step" else 1)
+        losses = self.wrapped(batch, distill_weight=distillation_weight(self.experiment.distill, done))
+        accelerator.backward(sum(losses.values()))
+        if self.settings.clip:
+            accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        progress.step += 1
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def end_an_epoch(self) -> None:
+        """Validate, keep the best weights, and save."""
+        progress, folder = self.progress, self.folder
+        valid = validate(self.model, self.questions, self.experiment, self.accelerator)
+        broken = unreadable_files(self.model)
+        if broken and self.accelerator.is_main_process and not folder.unreadable.exists():
+            print(folder.write_unreadable(broken))
+        best = progress.best_valid["ensemble"][SELECTED_BY] if progress.best_valid else -math.inf
+        epoch = progress.epoch + 1
+        if valid["ensemble"][SELECTED_BY] > best:
+            progress.best_epoch, progress.best_valid = epoch, valid
+            if self.accelerator.is_main_process:
+                save_weights(self.model, self.checkpoints.weights_of(epoch))
+        self._keep_time()
+        self._log({"seconds": round(progress.seconds, 1), "valid": valid})
+        progress.epoch, progress.batch = epoch, 0
+        self.accelerator.print(_summary(valid, progress))
+        self._save()
+        if not self.is_over():
+            self._save_if_asked()
+
+    def _save_if_asked(self) -> None:
+        stop, save = self.requests.agree()
+        if save:
+            self._save()
+        if stop:
+            self.accelerator.print(f"stopped after step {self.progress.step:,}; the same command with --resume goes on")
+            raise Stopped
+
+    def _save(self) -> None:
+        self._keep_time()
+        self.progress.metrics_bytes = self.folder.metrics_bytes()
+        self.checkpoints.save(self.accelerator, self.progress)
+        self.requests.saved()
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self.since
+        self.since = now
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        line = {"step": self.progress.step, "epoch": self.progress.epoch + 1, **values}
+        if self.accelerator.is_main_process:
+            self.folder.append_metrics(line)
+        # not every tracker takes an @ in a name
+        numbers = {name.replace("@", "_at_"): value for name, value in flat(line).items() if name != "step"}
+        self.accelerator.log(numbers, step=line["step"])
+
+
+def _groups(model: ODMT, settings: TrainConfig) -> list[dict[str, Any]]:
+    """Give the parameters that are trained: those of encoders apart, with a learning rate and a decay of their own."""
+    of_encoders = {parameter for parameter in model.encoders.parameters() if parameter.requires_grad}
+    others = [p for p in model.parameters() if p.requires_grad and p not in of_encoders]
+    groups = [{"params": others, "lr": settings.lr, "weight_decay": settings.weight_decay}]
+    if of_encoders:
+        ordered = [p for p in model.encoders.parameters() if p in of_encoders]
+        apart = {"lr": settings.encoder_lr, "weight_decay": settings.encoder_weight_decay}
+        groups.append({"params": ordered, **apart})
+    return groups
+
+
+def _stop_if_broken(losses: Mapping[str, float], progress: Progress) -> None:
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if broken:
+        raise FloatingPointError(
+            f"the {' and '.join(broken)} loss is {losses[broken[0]]} at step {progress.step} "
+            f"(epoch {progress.epoch + 1}); lower --train.lr or --train.clip, raise --train.warmup-steps, or train "
+            "without --train.bf16"
+        )
+
+
+def _summary(valid: Mapping[str, Mapping[str, float]], progress: Progress) -> str:
+    heads = "  ".join(f"{head} {values[SELECTED_BY]:.4f}" for head, values in valid.items())
+    mark = "  (best so far)" if progress.best_epoch == progress.epoch else ""
+    return f"epoch {progress.epoch}: validation {SELECTED_BY}  {heads}{mark}"
