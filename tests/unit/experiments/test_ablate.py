@@ -194,7 +194,7 @@ def test_an_interrupted_run_is_gone_on_with(place: Path) -> None:
     folder = place / "runs/ablations/tiny/stopped"
     run = folder / "ids-s1"
     deadline = time.monotonic() + 120
-    while not list(run.glob("checkpoints/epoch-*")):
+    while not list(run.glob("checkpoints/step-*")):
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -209,7 +209,7 @@ def test_an_interrupted_run_is_gone_on_with(place: Path) -> None:
     assert done.status == 0, done.err
     log = (folder / "ids-s1.log").read_text()
     assert log.startswith("$ ")
-    assert "resumed after epoch" in log
+    assert "resumed after step" in log
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in epochs if "valid" in line] == list(range(1, 13))
 
