@@ -10,8 +10,11 @@ batch (where torch's generator decides of dropout, up to that), because
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
+from torch.autograd.function import once_differentiable
 
 from odmt.types import Float, Part, Streams, Tensor
 
@@ -20,13 +23,30 @@ __all__ = ["gathered", "share_of_rows"]
 
 def gathered(vectors: Streams, num_items: int, part: Part) -> Streams:
     """Put together what all processes made of their parts of `num_items` items: per stream [num_items, dim]."""
-    from torch.distributed.nn.functional import all_gather  # brings more than one process alone should wait for
-
     own = torch.cat(list(vectors.values()), dim=1)
     longest = -(-num_items // part.world)  # collectives are of one shape everywhere
     own = torch.cat([own, own.new_zeros(longest - len(own), own.shape[1])])
-    whole = torch.stack(all_gather(own), dim=1).flatten(0, 1)[:num_items]
+    whole: Tensor = _Gather.apply(own, part)  # pyright: ignore[reportAssignmentType]
+    whole = whole.transpose(0, 1).flatten(0, 1)[:num_items]
     return dict(zip(vectors, whole.split([made.shape[1] for made in vectors.values()], dim=1), strict=True))
+
+
+class _Gather(torch.autograd.Function):
+    """Give what every process has, [processes, ...]; torch's own has gone by three names, one after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, part: Part) -> Tensor:
+        ctx.part = part
+        made = [torch.empty_like(own) for _ in range(part.world)]
+        dist.all_gather(made, own)
+        return torch.stack(made)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)  # every backend has it
+        return gradient[ctx.part.rank], None
 
 
 def share_of_rows(rows: int, part: Part, device: torch.device) -> Float[Tensor, ""]:
