@@ -35,7 +35,7 @@ class Weighted(nn.Module):
     def __init__(self, streams: Sequence[str], *, joint: bool = False) -> None:
         super().__init__()
         self.joint = joint
-        start = torch.full((), 1.0 / len(streams)).log()
+        start = torch.full((1,), 1.0 / len(streams)).log()  # of no dimension, DeepSpeed could not send it
         self.log_weights = nn.ParameterDict({name: nn.Parameter(start.clone()) for name in streams})
 
     def forward(self, scores: Mapping[str, Tensor]) -> Tensor:

@@ -3,41 +3,134 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    KwargsHandler,
+    ProjectConfiguration,
+    parse_flag_from_env,
+)
 
-from odmt.config import ConfigError, Experiment
+from odmt.config import ConfigError, Experiment, TrainConfig
 
-__all__ = ["start"]
+__all__ = ["settle_deepspeed", "start"]
+
+TWO_PROCESSES = (
+    "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no"
+)
+"""How accelerate launches processes without GPUs; --multi_gpu is its word for several processes."""
+SPLIT = (
+    "splits parameters over processes, and models trained so cannot be validated and saved yet; launch with "
+    "--config_file experiments/accelerate/zero2.yaml, which splits gradients and the optimizer's state"
+)
 
 
 def start(experiment: Experiment) -> Accelerator:
     """Take the place of this process among those that were launched.
 
-    Raises ConfigError where the launch and the settings contradict each other, or a tracker is not installed.
+    Raises ConfigError where the launch and the settings contradict each other, where something was asked for that this
+    launch silently leaves out, or a tracker is not installed.
     """
     available = [str(tracker) for tracker in get_available_trackers()]
     for name in experiment.trackers:
         if name not in available:
             raise ConfigError(f"tracker {name!r} is not installed; there is {', '.join(available) or 'none'}")
+    _check_engine()
+    # buffers are constants of the catalogue's size, or set once per epoch: no use in sending them at every step
+    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # accelerate has no other
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and not torch.cuda.is_available():
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))  # left alone, it takes each process for the only one
     accelerator = Accelerator(
         mixed_precision="bf16" if experiment.train.bf16 else None,  # None: what `accelerate launch` was told
         log_with=list(experiment.trackers) or None,
         project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=experiment.output),
-        # buffers are constants of the catalogue's size, or set once per epoch: no use in sending them at every step
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=handlers,
     )
+    _check_processes(accelerator)
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        raise ConfigError(f"ZeRO-3 {SPLIT}")
+    if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 else "no"):
+        raise ConfigError(
+            f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is "
+            f"{'on' if experiment.train.bf16 else 'off'}; precision is set by --train.bf16 alone"
+        )
+    return accelerator
+
+
+def settle_deepspeed(accelerator: Accelerator, settings: TrainConfig) -> None:
+    """Tell DeepSpeed, where it trains, what our settings say, so that its file need not repeat them.
+
+    Raises ConfigError where its file says otherwise.
+    """
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        return
+    batch = -(-settings.batch_size // accelerator.num_processes)
+    settled = {
+        "train_micro_batch_size_per_gpu": (batch, "--train.batch-size shared among processes"),
+        "gradient_accumulation_steps": (1, "a batch is one step"),
+        "gradient_clipping": (settings.clip, "--train.clip"),
+    }
+    config = plugin.deepspeed_config
+    for name, (ours, why) in settled.items():
+        if config.get(name, "auto") not in ("auto", ours):
+            raise ConfigError(
+                f"DeepSpeed's configuration has {name}={config[name]}, and ours comes to {ours} ({why}); leave it out"
+            )
+        config[name] = ours
+
+
+def _check_engine() -> None:
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise ConfigError(f"FSDP {SPLIT}")
+    left_out = parse_flag_from_env("ACCELERATE_USE_CPU") or "LOCAL_RANK" not in os.environ
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and left_out:
+        raise ConfigError(
+            "DeepSpeed was asked for, but accelerate would train without it: unset ACCELERATE_USE_CPU, which keeps it "
+            "out, and launch with --config_file experiments/accelerate/zero2.yaml"
+        )
+
+
+def _check_processes(accelerator: Accelerator) -> None:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(
             f"{launched} processes were launched, but each believes that it is one of {accelerator.num_processes} and "
             "would train a model of its own; without GPUs, set ACCELERATE_USE_CPU=true"
         )
-    if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 else "no"):
+    asked = _processes_asked_for(_command_of(os.getppid()), os.environ)
+    if asked > accelerator.num_processes:
         raise ConfigError(
-            f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is off; "
-            "precision is set by --train.bf16 alone"
+            f"accelerate was asked for {asked} processes and started {accelerator.num_processes}, as it does with "
+            f"--cpu; launch them as: {TWO_PROCESSES.replace('2', str(asked), 1)} experiments/train.py ..."
         )
-    return accelerator
+
+
+def _command_of(process: int) -> list[str]:
+    """Read how a process was started, where the system tells."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def _processes_asked_for(command: list[str], environment: Mapping[str, str]) -> int:
+    """Say how many processes `accelerate launch` was asked for, as far as its command line tells; 1 where not."""
+    if "WORLD_SIZE" in environment or "launch" not in command[:4]:
+        return 1
+    options = command[: next((i for i, word in enumerate(command) if word.endswith("train.py")), len(command))]
+    for word, following in zip(options, [*options[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if name.replace("-", "_") == "__num_processes" and (value or following).isdigit():
+            return int(value or following)
+    return 1

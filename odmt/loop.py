@@ -22,6 +22,7 @@ from odmt.data.loading import UserBatches, training_loader
 from odmt.data.splits import LeaveTwoOut
 from odmt.encoders.last_read import naming_files
 from odmt.inputs import unreadable_files
+from odmt.launch import settle_deepspeed
 from odmt.model import ODMT
 from odmt.pretrained import load_weights, save_weights
 from odmt.run_folder import RunFolder, flat
@@ -96,6 +97,7 @@ class _Loop:
         self.schedule = LambdaLR(optimizer, partial(learning_rate, settings=settings, steps=steps))
         if settings.compile:
             compile_blocks(model)
+        settle_deepspeed(accelerator, settings)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         accelerator.register_for_checkpointing(self.schedule)
         self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints)

@@ -24,11 +24,17 @@ def together(function: Callable[..., None], world: int, *arguments: Any) -> None
     start_processes(_of_a_group, (_free_port(), world, function, arguments), nprocs=world, start_method="forkserver")
 
 
-def launch(function: Callable[..., None], world: int, *arguments: Any, seconds: float = 120) -> list[int | None]:
+def launch(
+    function: Callable[..., None], world: int, *arguments: Any, zero: int = 0, seconds: float = 120
+) -> list[int | None]:
     """Run `function(rank, *arguments)` as torchrun would, and give the exit status of each process: that of a signal is
     negative, and of one that had to be killed after so many seconds it is None.
+
+    zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without.
     """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}
+    if zero:
+        address |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(zero)}
     processes = [
         _server().Process(target=_launched, args=({**address, "RANK": str(rank)}, function, rank, arguments))
         for rank in range(world)
@@ -55,11 +61,15 @@ def _of_a_group(rank: int, port: int, world: int, function: Callable[..., None],
     torch.distributed.destroy_process_group()
 
 
-def _launched(
-    environment: dict[str, str], function: Callable[..., None], rank: int, arguments: tuple[Any, ...]
-) -> None:
-    if environment["WORLD_SIZE"] != "1":
-        os.environ |= {**environment, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": environment["WORLD_SIZE"]}
+def _launched(address: dict[str, str], function: Callable[..., None], rank: int, arguments: tuple[Any, ...]) -> None:
+    zero = "ACCELERATE_USE_DEEPSPEED" in address
+    if address["WORLD_SIZE"] != "1" or zero:
+        os.environ |= {**address, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": address["WORLD_SIZE"]}
+    if zero:
+        del os.environ["ACCELERATE_USE_CPU"]  # which keeps it out
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for minutes
     torch.set_num_threads(1)
     function(rank, *arguments)
 

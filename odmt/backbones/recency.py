@@ -33,7 +33,7 @@ class Recency(nn.Module):
         self.length = length
         self.dropout = Dropout(dropout)
         self.log_weights = nn.Parameter(math.log(decay) * torch.arange(length, dtype=torch.get_default_dtype()))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))  # of no dimension, DeepSpeed could not send it
 
     def forward(
         self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]

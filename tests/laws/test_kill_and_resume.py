@@ -6,6 +6,8 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import odmt.checkpoints
 import odmt.loop
 import odmt.run_folder
 from odmt.config import parse
+from odmt.run_folder import flat
 from odmt.stopping import RESUME_ME
 from odmt.training import run
 from tests.processes import launch
@@ -63,11 +66,22 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(
-    dataset: Path, output: Path, name: str, world: int, point: int, how: int, *more: str, victim: int = 0
-) -> list[int | None]:
-    argv = arguments(dataset, output, f"--name={name}", *SETTINGS, *more)
-    return launch(killed_at, world, argv, point, victim, how)
+@dataclass(frozen=True)
+class Kind:
+    """How a run is launched, and how often it is killed."""
+
+    name: str
+    world: int
+    kills: int
+    zero: int = 0
+
+
+KINDS = [Kind("one process", 1, 20), Kind("two processes", 2, 6), Kind("two processes, ZeRO-2", 2, 3, zero=2)]
+
+
+def train(dataset: Path, folder: Path, kind: Kind, point: int, how: int, *more: str, victim: int = 0) -> list[Any]:
+    argv = arguments(dataset, folder.parent, f"--name={folder.name}", *SETTINGS, *more)
+    return launch(killed_at, kind.world, argv, point, victim, how, zero=kind.zero)
 
 
 def ends_alike(one: Path, other: Path) -> None:
@@ -76,32 +90,48 @@ def ends_alike(one: Path, other: Path) -> None:
     assert weights[0] == weights[1]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["alone", "two processes"])
-def whole(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
-    """Train without being disturbed, in so many processes."""
+@pytest.fixture(scope="module")
+def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
+    """Train in each way without being disturbed, once."""
     folder = tmp_path_factory.mktemp("runs")
-    assert train(dataset, folder, "whole", request.param, 0, 0) == [0] * request.param
-    return request.param, folder / "whole"
+
+    @cache
+    def trained(kind: Kind) -> Path:
+        assert train(dataset, folder / kind.name, kind, 0, 0) == [0] * kind.world
+        return folder / kind.name
+
+    return trained
 
 
-def test_a_run_killed_anywhere_ends_as_one_left_alone(dataset: Path, tmp_path: Path, whole: tuple[int, Path]) -> None:
-    world, undisturbed = whole
-    rng = random.Random(world)
-    for _ in range(20 if world == 1 else 6):
-        victim = rng.randrange(world)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_run_killed_anywhere_ends_as_one_left_alone(
+    dataset: Path, tmp_path: Path, runs: Callable[[Kind], Path], kind: Kind
+) -> None:
+    rng = random.Random(kind.world)
+    for _ in range(kind.kills):
+        victim = rng.randrange(kind.world)
         point = rng.randint(1, 10 if victim else 25)  # the first process writes most files, and passes more
-        status = train(dataset, tmp_path, "killed", world, point, signal.SIGKILL, ALWAYS, "--resume", victim=victim)
+        status = train(dataset, tmp_path / "killed", kind, point, signal.SIGKILL, ALWAYS, "--resume", victim=victim)
         assert status[victim] == -signal.SIGKILL
         assert None not in status, "a process waits for one that is dead"
-    assert train(dataset, tmp_path, "killed", world, 0, 0, ALWAYS, "--resume") == [0] * world
-    ends_alike(undisturbed, tmp_path / "killed")
+    assert train(dataset, tmp_path / "killed", kind, 0, 0, ALWAYS, "--resume") == [0] * kind.world
+    ends_alike(runs(kind), tmp_path / "killed")
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_says_so(dataset: Path, tmp_path: Path, whole: tuple[int, Path]) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_run_that_is_asked_to_stop_saves_and_says_so(
+    dataset: Path, tmp_path: Path, runs: Callable[[Kind], Path], kind: Kind
+) -> None:
     """Ask only the last of the processes: all stop together."""
-    world, undisturbed = whole
-    asked = train(dataset, tmp_path, "asked", world, 6, signal.SIGTERM, victim=world - 1)
-    assert asked == [RESUME_ME] * world
+    asked = train(dataset, tmp_path / "asked", kind, 6, signal.SIGTERM, victim=kind.world - 1)
+    assert asked == [RESUME_ME] * kind.world
     assert [path.name[:5] for path in (tmp_path / "asked" / "checkpoints").iterdir()].count("step-") == 1
-    assert train(dataset, tmp_path, "asked", world, 0, 0, "--resume") == [0] * world
-    ends_alike(undisturbed, tmp_path / "asked")
+    assert train(dataset, tmp_path / "asked", kind, 0, 0, "--resume") == [0] * kind.world
+    ends_alike(runs(kind), tmp_path / "asked")
+
+
+def test_engines_train_alike(runs: Callable[[Kind], Path]) -> None:
+    """Two processes with gradients and the optimizer's state on each, and split by DeepSpeed."""
+    plainly, split = (lines(runs(kind)) for kind in KINDS[1:])
+    for one, other in zip(plainly, split, strict=True):
+        assert {**flat(one), **flat(other)} == pytest.approx(flat(one), rel=1e-3)

@@ -114,6 +114,14 @@ def test_losses_and_gradients_do_not_depend_on_how_many_share_a_batch(
     assert max(shares) - min(shares) <= (2 if name == "end to end" else 1)
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "end to end"])
+def test_every_parameter_has_a_dimension(name: str) -> None:
+    """DeepSpeed sends parameters as bytes, which it cannot where there is none."""
+    torch.manual_seed(0)
+    model = ODMT(features(), dim=8, length=6, item_counts=np.arange(NUM_ITEMS + 1), **MODELS[name])
+    assert not [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
+
+
 def test_every_process_is_given_whole_batches_and_its_part_of_them() -> None:
     alone = list(UserBatches(23, 11, seed=5))
     assert [len(batch) for batch in alone] == [11, 11, 1]
