@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,8 +26,9 @@ from odmt.encoders.last_read import naming_files
 from odmt.inputs import unreadable_files
 from odmt.launch import settle_deepspeed
 from odmt.model import ODMT
+from odmt.peers import naming_the_dead
 from odmt.pretrained import load_weights, save_weights
-from odmt.run_folder import RunFolder, flat
+from odmt.run_folder import RunFolder, flat, write_whole
 from odmt.schedules import distillation_weight, learning_rate
 from odmt.stopping import Requests, Stopped
 from odmt.types import Batch, Tensor
@@ -50,7 +53,7 @@ def fit(
     """
     settings = experiment.train
     loop = _Loop(model, split, experiment, folder, accelerator, checkpoint)
-    with loop.requests:
+    with loop.requests, naming_the_dead(accelerator):
         while not loop.is_over():
             loop.train_an_epoch()
             loop.end_an_epoch()
@@ -72,7 +75,8 @@ class _Loop:
         accelerator: Accelerator,
         checkpoint: Path | None,
     ) -> None:
-        self.model, self.experiment, self.folder, self.accelerator = model, experiment, folder, accelerator
+        self.model, self.split, self.experiment = model, split, experiment
+        self.folder, self.accelerator = folder, accelerator
         self.settings = settings = experiment.train
         self.batches = UserBatches(
             split.num_users,
@@ -111,6 +115,9 @@ class _Loop:
         if experiment.trackers:
             accelerator.init_trackers(experiment.folder.name, config=flat(asdict(experiment)))
         self.questions = split.questions("valid", validation_users(split, settings, experiment.seed))
+        self.losses: tuple[str, ...] = ()
+        self.unseen: list[Tensor] = []
+        """Losses of the steps since they were looked at last, [losses] each: to look makes a GPU wait."""
         self.since = time.monotonic()
 
     def is_over(self) -> bool:
@@ -138,9 +145,10 @@ class _Loop:
         with naming_files():
             for batch in bar:
                 losses = self._step(batch.to(accelerator.device))
+                self.losses = tuple(losses)
+                self.unseen.append(torch.stack(list(losses.values())))
                 if progress.step % self.settings.log_every == 0 or progress.batch == len(self.batches):
-                    values = {name: reduced(accelerator, loss, "mean").item() for name, loss in losses.items()}
-                    _stop_if_broken(values, progress)
+                    values = self._checked()
                     bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
                     self._log({"lr": self.schedule.get_last_lr()[0], "loss": values})
                 self._save_if_asked()
@@ -158,6 +166,31 @@ class _Loop:
         self.optimizer.zero_grad()
         progress.step += 1
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def _checked(self) -> dict[str, float]:
+        """Give the losses of the last step, averaged over processes; all stop where one since the last look broke."""
+        means = reduced(self.accelerator, torch.stack(self.unseen), "mean")
+        steps = len(self.unseen)
+        self.unseen.clear()
+        if not means.isfinite().all():
+            first = int((~means.isfinite()).any(1).nonzero()[0])
+            values = dict(zip(self.losses, means[first].tolist(), strict=True))
+            self._stop(values, batch=self.progress.batch - steps + first, step=self.progress.step - steps + first + 1)
+        return dict(zip(self.losses, means[-1].tolist(), strict=True))
+
+    def _stop(self, losses: Mapping[str, float], *, batch: int, step: int) -> NoReturn:
+        users = self.batches.whole()[batch]
+        if self.accelerator.is_main_process:
+            items = np.unique(self.split.training(users))
+            told = {"step": step, "losses": {name: str(value) for name, value in losses.items()}}
+            told |= {"users": users.tolist(), "items": items[items > 0].tolist()}
+            write_whole(self.folder.broken_batch, json.dumps(told) + "\n")
+        broken = [name for name, value in losses.items() if not math.isfinite(value)]
+        raise FloatingPointError(
+            f"the {' and '.join(broken)} loss is {losses[broken[0]]} at step {step} (epoch {self.progress.epoch + 1}); "
+            "lower --train.lr or --train.clip, raise --train.warmup-steps, or train without --train.bf16. The users "
+            f"and items of that batch, by row, stand in {self.folder.broken_batch}"
+        )
 
     def end_an_epoch(self) -> None:
         """Validate, keep the best weights, and save."""
@@ -183,6 +216,8 @@ class _Loop:
     def _save_if_asked(self) -> None:
         stop, save = self.requests.agree()
         if save:
+            if self.unseen:
+                self._checked()  # what is broken must not be what a run goes on from
             self._save()
         if stop:
             self.accelerator.print(f"stopped after step {self.progress.step:,}; the same command with --resume goes on")
@@ -218,16 +253,6 @@ def _groups(model: ODMT, settings: TrainConfig) -> list[dict[str, Any]]:
         apart = {"lr": settings.encoder_lr, "weight_decay": settings.encoder_weight_decay}
         groups.append({"params": ordered, **apart})
     return groups
-
-
-def _stop_if_broken(losses: Mapping[str, float], progress: Progress) -> None:
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if broken:
-        raise FloatingPointError(
-            f"the {' and '.join(broken)} loss is {losses[broken[0]]} at step {progress.step} "
-            f"(epoch {progress.epoch + 1}); lower --train.lr or --train.clip, raise --train.warmup-steps, or train "
-            "without --train.bf16"
-        )
 
 
 def _summary(valid: Mapping[str, Mapping[str, float]], progress: Progress) -> str:

@@ -42,6 +42,7 @@ class RunFolder:
         self.test_ranks = path / "test_ranks.npz"
         self.result = path / "result.json"
         self.unreadable = path / "unreadable.json"
+        self.broken_batch = path / "broken_batch.json"
         self.lock = path / ".lock"
 
     def claim(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:

@@ -144,10 +144,13 @@ class UserBatches(Sampler[list[int]]):
         return max(1, self.num_users // self.batch_size + (self.num_users % self.batch_size >= fewest))
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_users)
-        cuts = np.arange(1, len(self)) * self.batch_size
-        for batch in np.split(order, cuts)[self.first :]:
+        for batch in self.whole()[self.first :]:
             yield (batch if self.shared else batch[self.rank :: self.world]).tolist()
+
+    def whole(self) -> list[np.ndarray]:
+        """Give the users of every batch of the epoch, whoever reads them."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_users)
+        return np.split(order, np.arange(1, len(self)) * self.batch_size)
 
 
 def training_loader(

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from odmt.data.format import open_dataset
+from odmt.data.loading import UserBatches
+from odmt.data.splits import LeaveTwoOut
 from odmt.schedules import learning_rate
 from odmt.training import run
 from tests.tiny import NUM_USERS
@@ -68,9 +71,26 @@ def test_a_tracker_that_is_not_there_is_refused(dataset: Path, tmp_path: Path) -
         run(experiment(dataset, tmp_path, "--trackers=tensorbored"))
 
 
-def test_a_loss_that_breaks_stops_the_run(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+.*lower --train.lr"):
-        run(experiment(dataset, tmp_path, "--train.lr=1e30", "--train.clip=0", "--train.log-every=1"))
+@pytest.mark.parametrize("minutes", ["0", "1e-9"])
+def test_a_loss_that_breaks_stops_the_run(dataset: Path, tmp_path: Path, minutes: str) -> None:
+    """It breaks at the second step, is looked at after the fourth or before it is saved, and told with its batch."""
+    settings = experiment(
+        dataset,
+        tmp_path,
+        "--train.lr=1e30",
+        "--train.clip=0",
+        "--train.log-every=50",
+        f"--train.checkpoint-minutes={minutes}",
+    )
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step 2 \(epoch 1\).*lower --train.lr"):
+        run(settings)
+    told = json.loads((settings.folder / "broken_batch.json").read_text())
+    users = UserBatches(NUM_USERS, settings.train.batch_size, seed=settings.seed).whole()[1]
+    assert told["users"] == users.tolist()
+    data = open_dataset(dataset)
+    split = LeaveTwoOut(data.offsets, data.items, num_items=data.num_items, length=settings.data.length)
+    assert told["items"] == sorted({*split.training(users).ravel().tolist()} - {0})
+    assert len(list(settings.folder.glob("checkpoints/step-*"))) == (minutes != "0")  # of the first step alone
 
 
 def test_bf16_trains(dataset: Path, tmp_path: Path) -> None:

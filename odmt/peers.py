@@ -1,0 +1,53 @@
+"""Which of a run's processes has died, told by those that are left."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+__all__ = ["naming_the_dead"]
+
+PATIENCE_S = 5.0
+"""How long a process is looked for that a broken connection says is gone."""
+
+
+@contextmanager
+def naming_the_dead(accelerator: Accelerator) -> Iterator[None]:
+    """Where processes lose each other, raise ChildProcessError that names those of this machine that have died.
+
+    Errors that no death explains pass as they are; so do those of one process alone.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    everyone: list[tuple[str, int]] = gather_object([(socket.gethostname(), os.getpid())])
+    try:
+        yield
+    except RuntimeError as error:  # what torch raises for any failure of communication
+        host, _ = everyone[accelerator.process_index]
+        beside = {rank: process for rank, (where, process) in enumerate(everyone) if where == host}
+        until = time.monotonic() + PATIENCE_S
+        while not (dead := [rank for rank, process in beside.items() if not _lives(process)]):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+        names = ", ".join(f"{rank} (process {beside[rank]} on {host})" for rank in dead)
+        raise ChildProcessError(f"rank {names} of {len(everyone)} has died, and the others cannot go on") from error
+
+
+def _lives(process: int) -> bool:
+    """Say whether a process runs; one that has ended stays listed until its parent asks for it."""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except ProcessLookupError:
+        return False
+    except OSError:  # not ours to signal, or a system without /proc
+        return True

@@ -1,0 +1,62 @@
+"""What befalls one of two processes ends both, soon, and is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import odmt.loop
+from odmt.config import parse
+from odmt.training import run
+from tests.processes import launch
+from tests.tiny import tiny_dataset
+from tests.unit.training.tiny_runs import arguments
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    tiny_dataset(folder)
+    return folder
+
+
+def train(rank: int, argv: list[str], fault: str, told: Path) -> None:
+    """Train, and let the second process die, or lose its numbers, in the third step."""
+    step, steps = odmt.loop._Loop._step, 0
+
+    def faulty(loop: Any, batch: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if rank == 1 and steps == 3:
+            if fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            with torch.no_grad():
+                loop.model.id_table.weight.fill_(torch.nan)
+        return step(loop, batch)
+
+    odmt.loop._Loop._step = faulty
+    try:
+        run(parse(argv, configs=Path(argv[0])))
+    except (ArithmeticError, OSError) as error:
+        (told / f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+        raise SystemExit(1) from error
+
+
+def test_where_one_is_killed_the_other_names_it(dataset: Path, tmp_path: Path) -> None:
+    assert launch(train, 2, arguments(dataset, tmp_path), "kill", tmp_path) == [1, -signal.SIGKILL]
+    text = (tmp_path / "0.txt").read_text()
+    assert text.startswith("ChildProcessError: rank 1 (process ")
+    assert text.endswith(" of 2 has died, and the others cannot go on")
+
+
+def test_where_one_loses_its_numbers_all_stop_together(dataset: Path, tmp_path: Path) -> None:
+    assert launch(train, 2, arguments(dataset, tmp_path), "nan", tmp_path) == [1, 1]
+    texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("FloatingPointError: the ranking loss is nan at step 3 (epoch 1); lower --train.lr")
+    assert (tmp_path / "tiny-s1" / "broken_batch.json").is_file()
