@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from odmt.data.loading import leave_signals
 from odmt.data.tokens import by_length
 from odmt.types import Contents, Raw, Streams, Tensor, Tokens
 
@@ -53,7 +54,8 @@ def encode_all(
     shared = len(chunks) >= world > 1
     mine = chunks[rank::world] if shared else chunks
     gather = _Gather(model.features, model.modalities)
-    reading = DataLoader(mine, batch_size=None, collate_fn=gather, num_workers=workers)  # pyright: ignore[reportArgumentType]
+    how = {"num_workers": workers, "worker_init_fn": leave_signals}
+    reading = DataLoader(mine, batch_size=None, collate_fn=gather, **how)  # pyright: ignore[reportArgumentType]
     tables: dict[str, Tensor] = {}
     broken: dict[str, dict[int, str]] = {}
     read = progress(reading, total=len(mine)) if progress else reading

@@ -3,7 +3,8 @@
 `checkpoints/step-0000012000/` holds what accelerate keeps of model, optimizer and schedule (safetensors, and tensors
 that torch reads with `weights_only`; DeepSpeed and FSDP write formats of their own), the random generators of each
 process as JSON, and `checkpoint.json`, written last: how far the run was, and size and hash of every file, the best
-weights included, which lie beside as `best-00003.safetensors`. All processes must see the same folder.
+weights included, which lie beside as `best-00003.safetensors`: once, so that where they are damaged, so are
+all checkpoints that ask for them. All processes must see the same folder.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from odmt.run_folder import write_whole
 __all__ = ["Checkpoints", "Progress"]
 
 MANIFEST = "checkpoint.json"
+FULL_DISK = ("iostream error", "PytorchStreamWriter", "unexpected pos")
+"""What torch says where it cannot write."""
 
 
 @dataclass
@@ -101,13 +104,19 @@ class Checkpoints:
         randomness = json.dumps(_randomness())  # before anything else may draw
         try:
             accelerator.save_state(str(partial))
-        except (RuntimeError, SafetensorError) as error:  # how torch and safetensors report a full disk
+        except (RuntimeError, SafetensorError) as error:
+            # how safetensors and torch report a full disk; others are of memory, or of processes that are gone
+            if isinstance(error, RuntimeError) and not any(words in str(error) for words in FULL_DISK):
+                raise
             raise OSError(f"{partial} cannot be written: {error}") from error
         # accelerate's own copy of it would be passed over in silence where it cannot be read
         (partial / f"random_states_{accelerator.process_index}.pkl").unlink(missing_ok=True)
         write_whole(partial / _randomness_of(accelerator), randomness)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            for rank in range(accelerator.num_processes):
+                if not (partial / f"random-{rank}.json").is_file():
+                    raise OSError(f"{partial} lacks what process {rank} wrote; all machines must share this folder")
             best = [self.weights_of(progress.best_epoch)] if progress.best_epoch else []
             told = {"progress": asdict(progress), "files": {}}
             for path in [*_files(partial), *best]:
@@ -116,8 +125,12 @@ class Checkpoints:
             write_whole(partial / MANIFEST, json.dumps({"told": told, "sha256": _hash(told)}, indent=1))
             flush(partial)
             new = self.folder / f"step-{progress.step:010d}"
-            shutil.rmtree(new, ignore_errors=True)  # one that was found damaged
+            aside = self.folder / ".replaced"
+            shutil.rmtree(aside, ignore_errors=True)
+            if new.exists():  # one that was found damaged, or of the same step before validation
+                os.replace(new, aside)
             os.replace(partial, new)
+            shutil.rmtree(aside, ignore_errors=True)
             self._remove_others(new)
         accelerator.wait_for_everyone()
 

@@ -59,6 +59,11 @@ def start(experiment: Experiment) -> Accelerator:
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3:
         raise ConfigError(f"ZeRO-3 {SPLIT}")
+    if plugin is not None and experiment.train.bf16:
+        raise ConfigError(
+            "--train.bf16 under DeepSpeed would keep parameters in bfloat16, and rank a catalogue by scores of three "
+            "digits; train without it, or launch with --config_file experiments/accelerate/ddp.yaml"
+        )
     if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 else "no"):
         raise ConfigError(
             f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is "

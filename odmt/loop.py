@@ -118,6 +118,7 @@ class _Loop:
         self.losses: tuple[str, ...] = ()
         self.unseen: list[Tensor] = []
         """Losses of the steps since they were looked at last, [losses] each: to look makes a GPU wait."""
+        self.saved = self.progress.step, self.progress.epoch
         self.since = time.monotonic()
 
     def is_over(self) -> bool:
@@ -215,9 +216,9 @@ class _Loop:
 
     def _save_if_asked(self) -> None:
         stop, save = self.requests.agree()
-        if save:
+        if save and self.saved != (self.progress.step, self.progress.epoch):
             if self.unseen:
-                self._checked()  # what is broken must not be what a run goes on from
+                self._checked()
             self._save()
         if stop:
             self.accelerator.print(f"stopped after step {self.progress.step:,}; the same command with --resume goes on")
@@ -225,8 +226,14 @@ class _Loop:
 
     def _save(self) -> None:
         self._keep_time()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise FloatingPointError(  # and not saved: a run could not go on from it
+                f"parameters are no numbers after step {self.progress.step}; lower --train.lr or --train.clip, or "
+                "train without --train.bf16; the last checkpoint is from before that"
+            )
         self.progress.metrics_bytes = self.folder.metrics_bytes()
         self.checkpoints.save(self.accelerator, self.progress)
+        self.saved = self.progress.step, self.progress.epoch
         self.requests.saved()
 
     def _keep_time(self) -> None:

@@ -96,7 +96,11 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def metrics_bytes(self) -> int:
-        return self.metrics.stat().st_size if self.metrics.exists() else 0
+        """Say how much was logged, which is then on the disk."""
+        if not self.metrics.exists():
+            return 0
+        flush(self.metrics)
+        return self.metrics.stat().st_size
 
     def truncate_metrics(self, size: int) -> None:
         """Drop what was logged after the checkpoint that a resumed run starts from."""

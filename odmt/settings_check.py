@@ -31,10 +31,12 @@ __all__ = ["check", "heads_of", "leaves"]
 
 AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("data.length", "model.dim", "train.epochs", "train.batch_size", "train.log_every"), 1),
+    **dict.fromkeys(("train.keep_checkpoints",), 1),
     **dict.fromkeys(("distill.temperature", "train.lr", "train.encoder_lr"), 1e-12),
     **dict.fromkeys(("seed", "data.workers", "model.id_min_count", "distill.weight", "distill.ramp_epochs"), 0),
     **dict.fromkeys(("train.weight_decay", "train.encoder_weight_decay", "train.warmup_steps", "train.clip"), 0),
     **dict.fromkeys(("train.patience", "train.eval_users", "train.encode_chunk", "data.store_gb"), 0),
+    **dict.fromkeys(("train.checkpoint_minutes",), 0),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from odmt.data.splits import LeaveTwoOut
 from odmt.data.tokens import by_length
 from odmt.types import Batch, Contents, LiveContents, Part
 
-__all__ = ["Collate", "UserBatches", "make_batch", "training_loader"]
+__all__ = ["Collate", "UserBatches", "leave_signals", "make_batch", "training_loader"]
 
 
 def make_batch(
@@ -172,4 +173,12 @@ def training_loader(
     collate = Collate(split, features, modalities, batches, draws=draws, shares=shares)
     users = range(split.num_users)
     prefetch = {"prefetch_factor": ahead} if workers else {}
-    return DataLoader(users, batch_sampler=batches, collate_fn=collate, num_workers=workers, **prefetch)  # pyright: ignore[reportArgumentType]
+    how = {"num_workers": workers, "worker_init_fn": leave_signals, **prefetch}
+    return DataLoader(users, batch_sampler=batches, collate_fn=collate, **how)  # pyright: ignore[reportArgumentType]
+
+
+def leave_signals(worker: int) -> None:
+    """Let a worker leave signals to the process that it reads for, which may want another batch before it stops."""
+    del worker
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

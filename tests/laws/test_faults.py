@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 
 import odmt.loop
 from odmt.config import parse
+from odmt.data.loading import UserBatches
 from odmt.training import run
 from tests.processes import launch
-from tests.tiny import tiny_dataset
+from tests.tiny import NUM_USERS, tiny_dataset
 from tests.unit.training.tiny_runs import arguments
 
 
@@ -35,8 +37,8 @@ def train(rank: int, argv: list[str], fault: str, told: Path) -> None:
         if rank == 1 and steps == 3:
             if fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            with torch.no_grad():
-                loop.model.id_table.weight.fill_(torch.nan)
+            losses = step(loop, batch)
+            return {name: loss * torch.nan for name, loss in losses.items()}
         return step(loop, batch)
 
     odmt.loop._Loop._step = faulty
@@ -58,5 +60,8 @@ def test_where_one_loses_its_numbers_all_stop_together(dataset: Path, tmp_path: 
     assert launch(train, 2, arguments(dataset, tmp_path), "nan", tmp_path) == [1, 1]
     texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert texts[0] == texts[1]
-    assert texts[0].startswith("FloatingPointError: the ranking loss is nan at step 3 (epoch 1); lower --train.lr")
-    assert (tmp_path / "tiny-s1" / "broken_batch.json").is_file()
+    assert texts[0].startswith(
+        "FloatingPointError: the ranking and distill loss is nan at step 3 (epoch 1); lower --train.lr"
+    )
+    told = json.loads((tmp_path / "tiny-s1" / "broken_batch.json").read_text())
+    assert told["users"] == UserBatches(NUM_USERS, 16, seed=1).whole()[2].tolist()

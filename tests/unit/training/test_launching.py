@@ -69,6 +69,8 @@ def test_zero_3_is_refused_and_zero_1_trains(dataset: Path, tmp_path: Path) -> N
     assert launch(train, 1, argv, tmp_path, zero=3) == [1]
     assert "ZeRO-3 splits parameters over processes" in (tmp_path / "0.txt").read_text()
     assert launch(train, 1, argv, tmp_path, zero=1) == [0]
+    assert launch(train, 1, [*argv, "--train.bf16", "--name=half"], tmp_path, zero=1) == [1]
+    assert "would keep parameters in bfloat16" in (tmp_path / "0.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero1", "zero2"])
@@ -76,4 +78,4 @@ def test_configurations_say_nothing_that_ours_say(repository: Path, name: str) -
     settings = yaml.safe_load((repository / "experiments" / "accelerate" / f"{name}.yaml").read_text())
     assert settings["mixed_precision"] == "no"
     assert set(settings) <= {"compute_environment", "distributed_type", "mixed_precision", "deepspeed_config"}
-    assert set(settings.get("deepspeed_config", {})) <= {"zero_stage"}
+    assert set(settings.get("deepspeed_config", {})) <= {"zero_stage", "deepspeed_multinode_launcher"}
