@@ -52,7 +52,7 @@ def start(experiment: Experiment) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="bf16" if experiment.train.bf16 else None,  # None: what `accelerate launch` was told
         log_with=list(experiment.trackers) or None,
-        project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=experiment.output),
+        project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=str(experiment.folder)),
         kwargs_handlers=handlers,
     )
     _check_processes(accelerator)

@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,9 +29,10 @@ from odmt.meters import Meter
 from odmt.model import ODMT
 from odmt.peers import naming_the_dead
 from odmt.pretrained import load_weights, save_weights
-from odmt.run_folder import RunFolder, flat, write_whole
+from odmt.run_folder import RunFolder, write_whole
 from odmt.schedules import distillation_weight, learning_rate
 from odmt.stopping import Requests, Stopped
+from odmt.trackers import numbers, open_trackers
 from odmt.types import Batch, Tensor
 from odmt.validation import SELECTED_BY, reduced, validate, validation_users
 
@@ -114,8 +114,7 @@ class _Loop:
             accelerator.print(f"resumed after step {self.progress.step:,} from {checkpoint}")
         if experiment.resume and accelerator.is_main_process:
             folder.truncate_metrics(self.progress.metrics_bytes)
-        if experiment.trackers:
-            accelerator.init_trackers(experiment.folder.name, config=flat(asdict(experiment)))
+        open_trackers(experiment, folder, accelerator, step=self.progress.step)
         self.questions = split.questions("valid", validation_users(split, settings, experiment.seed))
         self.meter = Meter(accelerator.device, gather_object)
         self.losses: tuple[str, ...] = ()
@@ -250,9 +249,7 @@ class _Loop:
         line = {"step": self.progress.step, "epoch": self.progress.epoch + 1, **values}
         if self.accelerator.is_main_process:
             self.folder.append_metrics(line)
-        # not every tracker takes an @ in a name
-        numbers = {name.replace("@", "_at_"): value for name, value in flat(line).items() if name != "step"}
-        self.accelerator.log(numbers, step=line["step"])
+        self.accelerator.log(numbers(line), step=line["step"])
 
 
 def _groups(model: ODMT, settings: TrainConfig) -> list[dict[str, Any]]:
