@@ -188,10 +188,16 @@ class _Table:
 def _of_all(rows: Tensor, gradient: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """Give the mean gradient of the rows that any process has one of."""
     world = accelerator.num_processes
-    longest = int(accelerator.gather(torch.tensor([len(rows)], device=rows.device)).max())  # pyright: ignore[reportArgumentType]
+    longest = int(_gathered(torch.tensor([len(rows)], device=rows.device), accelerator).max())
     missing = longest - len(rows)
-    rows = accelerator.gather(nn.functional.pad(rows, (0, missing)))  # pyright: ignore[reportAssignmentType]
-    gradient = accelerator.gather(nn.functional.pad(gradient, (0, 0, 0, missing)))  # pyright: ignore[reportAssignmentType]
+    rows = _gathered(nn.functional.pad(rows, (0, missing)), accelerator)
+    gradient = _gathered(nn.functional.pad(gradient, (0, 0, 0, missing)), accelerator)
     found, places = rows.unique(return_inverse=True)
     total = gradient.new_zeros(len(found), gradient.shape[1]).index_add_(0, places, gradient).div_(world)
     return found[found > 0], total[found > 0]  # 0 is padding, of the table and of these
+
+
+def _gathered(value: Tensor, accelerator: Accelerator) -> Tensor:
+    gathered = accelerator.gather(value)
+    assert isinstance(gathered, Tensor)
+    return gathered

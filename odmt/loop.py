@@ -166,7 +166,7 @@ class _Loop:
         if self.settings.clip:
             accelerator.clip_grad_norm_([*self.wrapped.parameters(), *rows], self.settings.clip)
         self.optimizer.step()
-        self.lazy.step(self.schedule.get_last_lr()[0])
+        self.lazy.step(float(self.schedule.get_last_lr()[0]))
         self.schedule.step()
         self.optimizer.zero_grad()
         progress.step += 1
