@@ -64,6 +64,11 @@ def start(experiment: Experiment) -> Accelerator:
             "--train.bf16 under DeepSpeed would keep parameters in bfloat16, and rank a catalogue by scores of three "
             "digits; train without it, or launch with --config_file experiments/accelerate/ddp.yaml"
         )
+    if plugin is not None and experiment.train.id_updates == "lazy":
+        raise ConfigError(
+            "--train.id-updates lazy under DeepSpeed would leave ids out of what it clips; train with dense, or launch "
+            "with --config_file experiments/accelerate/ddp.yaml"
+        )
     if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 else "no"):
         raise ConfigError(
             f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is "
