@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 from accelerate import Accelerator
@@ -55,7 +56,8 @@ def open_trackers(experiment: Experiment, folder: RunFolder, accelerator: Accele
         if "wandb" in told:
             told["wandb"] = wandb_id
         if "mlflow" in experiment.trackers:
-            told["mlflow"] = accelerator.get_tracker("mlflow", unwrap=True).info.run_id
+            run: Any = accelerator.get_tracker("mlflow", unwrap=True)
+            told["mlflow"] = run.info.run_id
         write_whole(folder.trackers, json.dumps(told) + "\n")
 
 
@@ -86,9 +88,7 @@ def _end(accelerator: Accelerator, *, failed: bool) -> None:
         if tracker.name == "wandb":
             tracker.tracker.finish(exit_code=int(failed))
         elif tracker.name == "mlflow":
-            import mlflow
-
-            mlflow.end_run("FAILED" if failed else "KILLED")
+            import_module("mlflow").end_run("FAILED" if failed else "KILLED")
         else:
             tracker.finish()
 
