@@ -57,8 +57,8 @@ def start(experiment: Experiment) -> Accelerator:
     )
     _check_processes(accelerator)
     plugin = accelerator.state.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage == 3:
-        raise ConfigError(f"ZeRO-3 {SPLIT}")
+    if plugin is not None:
+        plugin.dschf = None  # transformers would have it split models of its own while they are built
     if plugin is not None and experiment.train.bf16:
         raise ConfigError(
             "--train.bf16 under DeepSpeed would keep parameters in bfloat16, and rank a catalogue by scores of three "

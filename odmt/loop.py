@@ -30,6 +30,7 @@ from odmt.peers import naming_the_dead
 from odmt.pretrained import load_weights, save_weights
 from odmt.run_folder import RunFolder, flat, write_whole
 from odmt.schedules import distillation_weight, learning_rate
+from odmt.shards import call_alike, gather, shares, whole
 from odmt.stopping import Requests, Stopped
 from odmt.types import Batch, Tensor
 from odmt.validation import SELECTED_BY, reduced, validate, validation_users
@@ -59,6 +60,7 @@ def fit(
             loop.end_an_epoch()
     if loop.progress.epoch < settings.epochs:
         accelerator.print(f"stopped: no better validation {SELECTED_BY} for {settings.patience} epochs")
+    gather(loop.wrapped)  # for good: no step follows
     load_weights(model, loop.checkpoints.weights_of(loop.progress.best_epoch))
     return loop.progress
 
@@ -103,6 +105,7 @@ class _Loop:
             compile_blocks(model)
         settle_deepspeed(accelerator, settings)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        call_alike(self.wrapped)
         accelerator.register_for_checkpointing(self.schedule)
         self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints)
         self.requests = Requests(accelerator, minutes=settings.checkpoint_minutes)
@@ -196,16 +199,17 @@ class _Loop:
     def end_an_epoch(self) -> None:
         """Validate, keep the best weights, and save."""
         progress, folder = self.progress, self.folder
-        valid = validate(self.model, self.questions, self.experiment, self.accelerator)
-        broken = unreadable_files(self.model)
-        if broken and self.accelerator.is_main_process and not folder.unreadable.exists():
-            print(folder.write_unreadable(broken))
-        best = progress.best_valid["ensemble"][SELECTED_BY] if progress.best_valid else -math.inf
         epoch = progress.epoch + 1
-        if valid["ensemble"][SELECTED_BY] > best:
-            progress.best_epoch, progress.best_valid = epoch, valid
-            if self.accelerator.is_main_process:
-                save_weights(self.model, self.checkpoints.weights_of(epoch))
+        with whole(self.wrapped):
+            valid = validate(self.model, self.questions, self.experiment, self.accelerator)
+            broken = unreadable_files(self.model)
+            if broken and self.accelerator.is_main_process and not folder.unreadable.exists():
+                print(folder.write_unreadable(broken))
+            best = progress.best_valid["ensemble"][SELECTED_BY] if progress.best_valid else -math.inf
+            if valid["ensemble"][SELECTED_BY] > best:
+                progress.best_epoch, progress.best_valid = epoch, valid
+                if self.accelerator.is_main_process:
+                    save_weights(self.model, self.checkpoints.weights_of(epoch))
         self._keep_time()
         self._log({"seconds": round(progress.seconds, 1), "valid": valid})
         progress.epoch, progress.batch = epoch, 0
@@ -226,7 +230,8 @@ class _Loop:
 
     def _save(self) -> None:
         self._keep_time()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+        broken = not all(bool(share.isfinite().all()) for share in shares(self.wrapped))
+        if reduced(self.accelerator, torch.tensor(float(broken), device=self.accelerator.device), "sum") > 0:
             raise FloatingPointError(  # and not saved: a run could not go on from it
                 f"parameters are no numbers after step {self.progress.step}; lower --train.lr or --train.clip, or "
                 "train without --train.bf16; the last checkpoint is from before that"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
@@ -30,11 +31,15 @@ def launch(
     """Run `function(rank, *arguments)` as torchrun would, and give the exit status of each process: that of a signal is
     negative, and of one that had to be killed after so many seconds it is None.
 
-    zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without.
+    zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without. Stage 3 splits even the
+        smallest parameter, of which DeepSpeed would otherwise leave 100,000 numbers whole: all that a test has.
     """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}
     if zero:
         address |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(zero)}
+    if zero == 3:
+        settings = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
+        address["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = json.dumps(settings)
     processes = [
         _server().Process(target=_launched, args=({**address, "RANK": str(rank)}, function, rank, arguments))
         for rank in range(world)
