@@ -54,9 +54,16 @@ def launch(
     return found
 
 
+PRELOADED = [
+    "odmt.training", "tests.processes", "torch._dynamo", "transformers.integrations", "deepspeed.runtime.engine",
+    "deepspeed.runtime.zero.muon.original_muon",
+]  # fmt: skip
+"""What takes seconds to import, also where it is imported late: by torch's optimizers, accelerate and DeepSpeed."""
+
+
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["odmt.training", "tests.processes"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
