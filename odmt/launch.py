@@ -27,10 +27,7 @@ TWO_PROCESSES = (
     "--dynamo_backend no"
 )
 """How accelerate launches processes without GPUs; --multi_gpu is its word for several processes."""
-SPLIT = (
-    "splits parameters over processes, and models trained so cannot be validated and saved yet; launch with "
-    "--config_file experiments/accelerate/zero2.yaml, which splits gradients and the optimizer's state"
-)
+INSTEAD = "--config_file experiments/accelerate/zero2.yaml, which splits gradients and the optimizer's state"
 
 
 def start(experiment: Experiment) -> Accelerator:
@@ -47,10 +44,11 @@ def start(experiment: Experiment) -> Accelerator:
     # buffers are constants of the catalogue's size, or set once per epoch: no use in sending them at every step
     handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # accelerate has no other
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and not torch.cuda.is_available():
+    by_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    if by_deepspeed and not torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="gloo"))  # left alone, it takes each process for the only one
     accelerator = Accelerator(
-        mixed_precision="bf16" if experiment.train.bf16 else None,  # None: what `accelerate launch` was told
+        mixed_precision="bf16" if experiment.train.bf16 and not by_deepspeed else None,  # None: what it was told
         log_with=list(experiment.trackers) or None,
         project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=experiment.output),
         kwargs_handlers=handlers,
@@ -59,12 +57,9 @@ def start(experiment: Experiment) -> Accelerator:
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
         plugin.dschf = None  # transformers would have it split models of its own while they are built
-    if plugin is not None and experiment.train.bf16:
-        raise ConfigError(
-            "--train.bf16 under DeepSpeed would keep parameters in bfloat16, and rank a catalogue by scores of three "
-            "digits; train without it, or launch with --config_file experiments/accelerate/ddp.yaml"
-        )
-    if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 else "no"):
+        if plugin.zero_stage == 3:
+            _check_split(experiment)
+    if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 and not by_deepspeed else "no"):
         raise ConfigError(
             f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is "
             f"{'on' if experiment.train.bf16 else 'off'}; precision is set by --train.bf16 alone"
@@ -81,28 +76,59 @@ def settle_deepspeed(accelerator: Accelerator, settings: TrainConfig) -> None:
     if plugin is None:
         return
     batch = -(-settings.batch_size // accelerator.num_processes)
+    # DeepSpeed's own bf16 keeps parameters so, too, and a catalogue would be ranked by scores of three digits
+    precision = "--train.bf16 sets precision, and keeps parameters in float32"
     settled = {
         "train_micro_batch_size_per_gpu": (batch, "--train.batch-size shared among processes"),
+        "train_batch_size": (batch * accelerator.num_processes, "--train.batch-size"),
         "gradient_accumulation_steps": (1, "a batch is one step"),
         "gradient_clipping": (settings.clip, "--train.clip"),
+        "fp16.enabled": (False, precision),
+        "bf16.enabled": (False, precision),
+        "torch_autocast.enabled": (settings.bf16, precision),
+        "torch_autocast.dtype": ("bfloat16", precision),
+        "torch_autocast.lower_precision_safe_modules": ([], "gradients are added up in float32"),
+        "zero_force_ds_cpu_optimizer": (False, "an optimizer of its own would not follow the schedule of ours"),
     }
-    config = plugin.deepspeed_config
     for name, (ours, why) in settled.items():
-        if config.get(name, "auto") not in ("auto", ours):
+        *outer, key = name.split(".")
+        config = plugin.deepspeed_config
+        for part in outer:
+            config = config.setdefault(part, {})
+        if config.get(key, "auto") not in ("auto", ours):
             raise ConfigError(
-                f"DeepSpeed's configuration has {name}={config[name]}, and ours comes to {ours} ({why}); leave it out"
+                f"DeepSpeed's configuration has {name}={config[key]}, and ours comes to {ours} ({why}); leave it out"
             )
-        config[name] = ours
+        config[key] = ours
 
 
 def _check_engine() -> None:
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        raise ConfigError(f"FSDP {SPLIT}")
+        raise ConfigError(
+            "FSDP is not supported (on a CPU accelerate would train without it, on GPUs models trained so could not be "
+            "validated and saved); launch with --config_file experiments/accelerate/zero3.yaml, which splits "
+            "parameters, too"
+        )
     left_out = parse_flag_from_env("ACCELERATE_USE_CPU") or "LOCAL_RANK" not in os.environ
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and left_out:
         raise ConfigError(
             "DeepSpeed was asked for, but accelerate would train without it: unset ACCELERATE_USE_CPU, which keeps it "
             "out, and launch with --config_file experiments/accelerate/zero2.yaml"
+        )
+
+
+def _check_split(experiment: Experiment) -> None:
+    """Refuse what does not go together with parameters that each process holds a share of."""
+    live = [name for name, (_, policy) in experiment.model.encoders_of_streams().items() if policy != "frozen"]
+    if live:
+        raise ConfigError(
+            f"--model.encoders: under ZeRO-3 all processes must call the encoder of {live[0]} equally often, and they "
+            f"do not, because items lack content and come in chunks; launch with {INSTEAD}, or take stored features"
+        )
+    if experiment.train.compile:
+        raise ConfigError(
+            "--train.compile: ZeRO-3 gathers parameters within the blocks that would be compiled; train without it, "
+            f"or launch with {INSTEAD}"
         )
 
 
