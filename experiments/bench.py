@@ -8,6 +8,7 @@ Suites:
   loader    reading a batch's tokens beside the step that uses it, with cached features, warm and cold
   live      training through an encoder of clips: memory against batch, frames per second, who waits for whom
   growth    time and memory against batch, tokens, catalogue, streams and history length, beside the formula
+  catalogue steps with dense and with lazy id updates, full softmax and ranking at up to ten million items
   start     import, --help, opening a dataset and the first step, each in a process of its own
   prepare   vendor files to dataset folder, at growing numbers of interactions, each in a process of its own
   peers     the same model in other libraries, each in an environment of its own
@@ -34,6 +35,7 @@ SUITES = {
     "loader": "loader",
     "live": "live",
     "growth": "growth",
+    "catalogue": "catalogue",
     "start": "start",
     "prepare": "preparation",
     "peers": "peers",

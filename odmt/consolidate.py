@@ -16,12 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from odmt.checkpoints import Checkpoints
-from odmt.config import parse
+from odmt.config import Experiment, parse
 from odmt.data.format import find_dataset, open_dataset
 from odmt.inputs import encoders_of, features_of
+from odmt.lazy_ids import lazy_tables
+from odmt.model import ODMT
 from odmt.pretrained import build_model, load_weights, save_pretrained
 from odmt.run_folder import RunFolder
 from odmt.types import Tensor
@@ -56,10 +59,20 @@ def consolidate(checkpoint: str | Path, out: str | Path) -> Path:
     model = build_model(experiment, features, item_counts=counts, encoders=encoders, start=False)
     if path.is_dir():
         model.load_state_dict(_weights(path))
+        _settle(model, experiment, path)
     else:
         load_weights(model, path)
     save_pretrained(model, experiment, out)
     return out
+
+
+def _settle(model: ODMT, experiment: Experiment, checkpoint: Path) -> None:
+    """Let rows of id tables that take their steps when they are read take all."""
+    if experiment.train.id_updates == "lazy":
+        state = torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True)  # after that of the schedule
+        lazy = lazy_tables(model, experiment.train, steps=state["taken"])
+        lazy.load_state_dict(state)
+        lazy.settle()
 
 
 def _weights(checkpoint: Path) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from odmt.fusion import mean_of_tokens
 from odmt.id_table import start_of_ids
 from odmt.joins import Join
 from odmt.live import EncodedFeatures, encoded_once, in_chunks, tokens_of
-from odmt.own import checked_fusion
+from odmt.own import checked_fusion, checked_vectors
 from odmt.parts import item_parts
 from odmt.spec import parse_call
 from odmt.types import Contents, Fusion, Int, LiveContents, Raw, Streams, Tensor, Tokens
@@ -77,6 +77,7 @@ class ItemEncoder(nn.Module):
         self.features = features
         self.encoders = nn.ModuleDict(encoders or {})
         self.chunk = chunk
+        self.dim = dim
         if further := self.encoders.keys() - set(self.modalities):
             raise ValueError(f"there is an encoder of {min(further)!r}, but the streams are: {', '.join(self.inputs)}")
         starting = EncodedFeatures(features, self.encoders)
@@ -167,7 +168,8 @@ class ItemEncoder(nn.Module):
 
     def _fuse(self, tokens: Mapping[str, Tokens]) -> Streams:
         values, masks = ({name: getattr(given, what) for name, given in tokens.items()} for what in ("values", "mask"))
-        vectors = self.fusion(values, masks)
+        given = next(iter(masks.values()))
+        vectors = checked_vectors(self.fusion(values, masks), self.fusion, len(given), self.dim)
         return vectors if self.join is None else {**vectors, self.join.at: self.join(vectors)}
 
     def _hidden(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:

@@ -6,12 +6,14 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DummyOptim,
     InitProcessGroupKwargs,
     KwargsHandler,
     ProjectConfiguration,
@@ -20,7 +22,7 @@ from accelerate.utils import (
 
 from odmt.config import ConfigError, Experiment, TrainConfig
 
-__all__ = ["settle_deepspeed", "start"]
+__all__ = ["innermost", "optimizer_of", "settle_deepspeed", "start"]
 
 TWO_PROCESSES = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
@@ -59,6 +61,11 @@ def start(experiment: Experiment) -> Accelerator:
         plugin.dschf = None  # transformers would have it split models of its own while they are built
         if plugin.zero_stage == 3:
             _check_split(experiment)
+    if plugin is not None and experiment.train.id_updates == "lazy":
+        raise ConfigError(
+            "--train.id-updates lazy under DeepSpeed would leave ids out of what it clips; train with dense, or launch "
+            "with --config_file experiments/accelerate/ddp.yaml"
+        )
     if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 and not by_deepspeed else "no"):
         raise ConfigError(
             f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is "
@@ -88,8 +95,13 @@ def settle_deepspeed(accelerator: Accelerator, settings: TrainConfig) -> None:
         "torch_autocast.enabled": (settings.bf16, precision),
         "torch_autocast.dtype": ("bfloat16", precision),
         "torch_autocast.lower_precision_safe_modules": ([], "gradients are added up in float32"),
-        "zero_force_ds_cpu_optimizer": (False, "an optimizer of its own would not follow the schedule of ours"),
+        "zero_force_ds_cpu_optimizer": (False, "its own optimizer is used where the file has an optimizer"),
     }
+    if "optimizer" in plugin.deepspeed_config:
+        settled["optimizer.params.lr"] = (settings.lr, "--train.lr")
+        settled["optimizer.params.weight_decay"] = (settings.weight_decay, "--train.weight-decay")
+    if "scheduler" in plugin.deepspeed_config:
+        raise ConfigError("DeepSpeed's configuration has a scheduler, and --train.schedule sets the rates; leave it out")
     for name, (ours, why) in settled.items():
         *outer, key = name.split(".")
         config = plugin.deepspeed_config
@@ -100,6 +112,21 @@ def settle_deepspeed(accelerator: Accelerator, settings: TrainConfig) -> None:
                 f"DeepSpeed's configuration has {name}={config[key]}, and ours comes to {ours} ({why}); leave it out"
             )
         config[key] = ours
+
+
+def optimizer_of(accelerator: Accelerator, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | DummyOptim:
+    """Make torch's AdamW over groups of parameters, or stand in for the optimizer that DeepSpeed's file asks for."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and "optimizer" in plugin.deepspeed_config:
+        return DummyOptim(groups)
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def innermost(prepared: Any) -> torch.optim.Optimizer:
+    """Find the optimizer that takes the steps in what `accelerator.prepare` made of it."""
+    while hasattr(prepared, "optimizer"):
+        prepared = prepared.optimizer
+    return prepared
 
 
 def _check_engine() -> None:

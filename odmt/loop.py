@@ -24,7 +24,8 @@ from odmt.data.loading import UserBatches, training_loader
 from odmt.data.splits import LeaveTwoOut
 from odmt.encoders.last_read import naming_files
 from odmt.inputs import unreadable_files
-from odmt.launch import settle_deepspeed
+from odmt.launch import innermost, optimizer_of, settle_deepspeed
+from odmt.lazy_ids import LazyTables, lazy_tables
 from odmt.model import ODMT
 from odmt.peers import naming_the_dead
 from odmt.pretrained import load_weights, save_weights
@@ -98,15 +99,17 @@ class _Loop:
             draws=model.loss.draws,
             shares=model.draw_shares,
         )
-        optimizer = torch.optim.AdamW(_groups(model, settings), fused=True)
         steps = settings.epochs * len(self.batches)
-        self.schedule = LambdaLR(optimizer, partial(learning_rate, settings=settings, steps=steps))
+        self.lazy = lazy_tables(model.to(accelerator.device), settings, steps=steps)
+        optimizer = optimizer_of(accelerator, _groups(model, settings, self.lazy))
         if settings.compile:
             compile_blocks(model)
         settle_deepspeed(accelerator, settings)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        rates = partial(learning_rate, settings=settings, steps=steps)
+        self.schedule = LambdaLR(innermost(self.optimizer), rates)
         call_alike(self.wrapped)
-        accelerator.register_for_checkpointing(self.schedule)
+        accelerator.register_for_checkpointing(self.schedule, *([self.lazy] if self.lazy.tables else []))
         self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints)
         self.requests = Requests(accelerator, minutes=settings.checkpoint_minutes)
         self.progress = Progress()
@@ -163,9 +166,11 @@ class _Loop:
         done = progress.epoch + (progress.batch / len(self.batches) if self.experiment.distill.ramp_by == "step" else 1)
         losses = self.wrapped(batch, distill_weight=distillation_weight(self.experiment.distill, done))
         accelerator.backward(sum(losses.values()))
+        rows = self.lazy.collect(accelerator)
         if self.settings.clip:
-            accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip)
+            accelerator.clip_grad_norm_([*self.wrapped.parameters(), *rows], self.settings.clip)
         self.optimizer.step()
+        self.lazy.step(float(self.schedule.get_last_lr()[0]))
         self.schedule.step()
         self.optimizer.zero_grad()
         progress.step += 1
@@ -199,6 +204,7 @@ class _Loop:
     def end_an_epoch(self) -> None:
         """Validate, keep the best weights, and save."""
         progress, folder = self.progress, self.folder
+        self.lazy.settle()
         epoch = progress.epoch + 1
         with whole(self.wrapped):
             valid = validate(self.model, self.questions, self.experiment, self.accelerator)
@@ -255,10 +261,11 @@ class _Loop:
         self.accelerator.log(numbers, step=line["step"])
 
 
-def _groups(model: ODMT, settings: TrainConfig) -> list[dict[str, Any]]:
+def _groups(model: ODMT, settings: TrainConfig, lazy: LazyTables) -> list[dict[str, Any]]:
     """Give the parameters that are trained: those of encoders apart, with a learning rate and a decay of their own."""
     of_encoders = {parameter for parameter in model.encoders.parameters() if parameter.requires_grad}
-    others = [p for p in model.parameters() if p.requires_grad and p not in of_encoders]
+    apart_from = of_encoders | {table.weight for table in lazy.tables.values()}
+    others = [p for p in model.parameters() if p.requires_grad and p not in apart_from]
     groups = [{"params": others, "lr": settings.lr, "weight_decay": settings.weight_decay}]
     if of_encoders:
         ordered = [p for p in model.encoders.parameters() if p in of_encoders]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from odmt.types import Bool, Float, Tensor
+from odmt.types import Bool, Float, Streams, Tensor
 
-__all__ = ["checked_fusion", "checked_module", "checked_states", "newest_states"]
+__all__ = ["checked_fusion", "checked_module", "checked_states", "checked_vectors", "newest_states"]
 
 
 def checked_module(made: object, what: str) -> nn.Module:
@@ -28,6 +29,22 @@ def checked_fusion(made: object) -> nn.Module:
             "streams = ('id', 'text')"
         )
     return fusion
+
+
+def checked_vectors(vectors: object, fusion: nn.Module, items: int, dim: int) -> Streams:
+    """Refuse what is not one vector of width `dim` for each item in each of the streams that a fusion names."""
+    named: Any = fusion.streams
+    if not isinstance(vectors, Mapping) or vectors.keys() != set(named):
+        given = ", ".join(map(str, vectors)) if isinstance(vectors, Mapping) else f"a {type(vectors).__name__}"
+        raise ValueError(f"fusion {type(fusion).__name__} returns {given}; its streams are {', '.join(named)}")
+    for name, made in vectors.items():
+        shape = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        if shape != [items, dim]:
+            raise ValueError(
+                f"fusion {type(fusion).__name__} returns {shape} for {name!r}, of {items} items; it must return "
+                f"[items, dim], which is {[items, dim]}"
+            )
+    return vectors
 
 
 def checked_states(

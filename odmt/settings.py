@@ -180,6 +180,9 @@ class TrainConfig:
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
     """Weight decay of AdamW."""
+    id_updates: Literal["dense", "lazy"] = "dense"
+    """Whether every row of the id table takes a step with every batch, or rows of a batch alone, and make up for the
+    steps they missed: the same but for AdamW's eps, at a cost that does not grow with the catalogue."""
     encoder_lr: float = 1e-4
     """Peak learning rate of the encoders' parameters."""
     encoder_weight_decay: float = 0.01

@@ -74,6 +74,8 @@ def check(experiment: Experiment) -> None:
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_component(model.similarity, SIMILARITIES, "similarity")
     _check_component(model.loss, LOSSES, "loss")
+    if experiment.train.id_updates == "lazy" and _name(model.loss) == "full":
+        raise ConfigError("model.loss=full reads every id at every step; write --train.id-updates dense")
     _check_component(model.ensemble, ENSEMBLES, "ensemble")
     if model.join != "none":
         _check_component(model.join, JOINS, "join")

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
@@ -26,19 +26,26 @@ def together(function: Callable[..., None], world: int, *arguments: Any) -> None
 
 
 def launch(
-    function: Callable[..., None], world: int, *arguments: Any, zero: int = 0, seconds: float = 120
+    function: Callable[..., None],
+    world: int,
+    *arguments: Any,
+    zero: int = 0,
+    deepspeed: Mapping[str, Any] | None = None,
+    seconds: float = 120,
 ) -> list[int | None]:
     """Run `function(rank, *arguments)` as torchrun would, and give the exit status of each process: that of a signal is
     negative, and of one that had to be killed after so many seconds it is None.
 
     zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without. Stage 3 splits even the
         smallest parameter, of which DeepSpeed would otherwise leave 100,000 numbers whole: all that a test has.
+    deepspeed: what its configuration file says beside that.
     """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}
     if zero:
         address |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(zero)}
-    if zero == 3:
-        settings = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
+    if zero == 3 or deepspeed:
+        split = {"stage3_param_persistence_threshold": 0} if zero == 3 else {}
+        settings = {"zero_optimization": {"stage": zero, **split}, **(deepspeed or {})}
         address["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = json.dumps(settings)
     processes = [
         _server().Process(target=_launched, args=({**address, "RANK": str(rank)}, function, rank, arguments))

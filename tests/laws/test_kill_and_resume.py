@@ -75,6 +75,7 @@ class Kind:
     world: int
     kills: int
     zero: int = 0
+    settings: tuple[str, ...] = ()
 
 
 KINDS = [
@@ -83,10 +84,11 @@ KINDS = [
     Kind("two processes, ZeRO-2", 2, 3, zero=2),
     Kind("two processes, ZeRO-3", 2, 3, zero=3),
 ]
+LAZY = Kind("one process, lazy ids", 1, 3, settings=("--train.id-updates=lazy",))
 
 
 def train(dataset: Path, folder: Path, kind: Kind, point: int, how: int, *more: str, victim: int = 0) -> list[Any]:
-    argv = arguments(dataset, folder.parent, f"--name={folder.name}", *SETTINGS, *more)
+    argv = arguments(dataset, folder.parent, f"--name={folder.name}", *SETTINGS, *kind.settings, *more)
     return launch(killed_at, kind.world, argv, point, victim, how, zero=kind.zero)
 
 
@@ -109,7 +111,7 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[K
     return trained
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*KINDS, LAZY], ids=lambda kind: kind.name)
 def test_a_run_killed_anywhere_ends_as_one_left_alone(
     dataset: Path, tmp_path: Path, runs: Callable[[Kind], Path], kind: Kind
 ) -> None:

@@ -47,6 +47,21 @@ def test_a_fusion_names_its_streams(names: dict[str, object], told: str, feature
     assert ODMT(features, dim=8, fusion=Named(streams=["mixed"])).streams == ("mixed",)
 
 
+@pytest.mark.parametrize(
+    ("streams", "dim", "told"),
+    [
+        (["item"], 8, "fusion Named returns mixed; its streams are item"),
+        (["mixed", "id"], 8, "fusion Named returns mixed; its streams are mixed, id"),
+        (["mixed"], 6, r"fusion Named returns \[9, 8\] for 'mixed', of 9 items; it must return .* \[9, 6\]"),
+    ],
+)
+def test_a_fusion_gives_what_it_names(streams: list[str], dim: int, told: str, features: ItemFeatures) -> None:
+    model = ODMT(features, dim=dim, fusion=Named(streams=streams))
+    model.id_table = nn.Embedding(10, 8)  # as wide as what a fusion makes of it may be
+    with pytest.raises(ValueError, match=told):
+        model.encode_catalogue()
+
+
 class Recurrent(nn.Module):
     """Return a GRU's states of some width, and what else it returns unless `alone`."""
 

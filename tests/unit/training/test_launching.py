@@ -71,6 +71,8 @@ def test_zero_3_is_refused_and_zero_1_trains(dataset: Path, tmp_path: Path) -> N
     assert launch(train, 1, argv, tmp_path, zero=1) == [0]
     assert launch(train, 1, [*argv, "--train.bf16", "--name=half"], tmp_path, zero=1) == [1]
     assert "would keep parameters in bfloat16" in (tmp_path / "0.txt").read_text()
+    assert launch(train, 1, [*argv, "--train.id-updates=lazy", "--name=lazy"], tmp_path, zero=1) == [1]
+    assert "lazy under DeepSpeed would leave ids out of what it clips" in (tmp_path / "0.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["ddp", "zero1", "zero2"])
