@@ -81,7 +81,9 @@ def _weights(checkpoint: Path) -> dict[str, Tensor]:
         return {name.removeprefix("module."): tensor for name, tensor in load_file(whole).items()}
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag="pytorch_model")
+    found = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag="pytorch_model")
+    assert found is not None
+    return dict(found)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
+    DeepSpeedPlugin,
     DistributedDataParallelKwargs,
     DummyOptim,
     InitProcessGroupKwargs,
@@ -60,7 +61,7 @@ def start(experiment: Experiment) -> Accelerator:
     if plugin is not None:
         plugin.dschf = None  # transformers would have it split models of its own while they are built
         if plugin.zero_stage == 3:
-            _check_split(experiment)
+            _check_split(experiment, parameters_on=plugin.offload_param_device)
     if plugin is not None and experiment.train.id_updates == "lazy":
         raise ConfigError(
             "--train.id-updates lazy under DeepSpeed would leave ids out of what it clips; train with dense, or launch "
@@ -68,26 +69,26 @@ def start(experiment: Experiment) -> Accelerator:
         )
     if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 and not by_deepspeed else "no"):
         raise ConfigError(
-            f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is "
-            f"{'on' if experiment.train.bf16 else 'off'}; precision is set by --train.bf16 alone"
+            f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, and --train.bf16 is "
+            f"{'on' if experiment.train.bf16 else 'off'}; precision is set by that alone: launch with "
+            "--mixed_precision no"
         )
     return accelerator
 
 
-def settle_deepspeed(accelerator: Accelerator, settings: TrainConfig) -> None:
+def settle_deepspeed(plugin: DeepSpeedPlugin | None, settings: TrainConfig, *, processes: int) -> None:
     """Tell DeepSpeed, where it trains, what our settings say, so that its file need not repeat them.
 
     Raises ConfigError where its file says otherwise.
     """
-    plugin = accelerator.state.deepspeed_plugin
     if plugin is None:
         return
-    batch = -(-settings.batch_size // accelerator.num_processes)
+    batch = -(-settings.batch_size // processes)
     # DeepSpeed's own bf16 keeps parameters so, too, and a catalogue would be ranked by scores of three digits
     precision = "--train.bf16 sets precision, and keeps parameters in float32"
     settled = {
         "train_micro_batch_size_per_gpu": (batch, "--train.batch-size shared among processes"),
-        "train_batch_size": (batch * accelerator.num_processes, "--train.batch-size"),
+        "train_batch_size": (batch * processes, "--train.batch-size"),
         "gradient_accumulation_steps": (1, "a batch is one step"),
         "gradient_clipping": (settings.clip, "--train.clip"),
         "fp16.enabled": (False, precision),
@@ -101,7 +102,7 @@ def settle_deepspeed(accelerator: Accelerator, settings: TrainConfig) -> None:
         settled["optimizer.params.lr"] = (settings.lr, "--train.lr")
         settled["optimizer.params.weight_decay"] = (settings.weight_decay, "--train.weight-decay")
     if "scheduler" in plugin.deepspeed_config:
-        raise ConfigError("DeepSpeed's configuration has a scheduler, and --train.schedule sets the rates; leave it out")
+        raise ConfigError("DeepSpeed's configuration has a scheduler, and ours is --train.schedule; leave it out")
     for name, (ours, why) in settled.items():
         *outer, key = name.split(".")
         config = plugin.deepspeed_config
@@ -144,7 +145,7 @@ def _check_engine() -> None:
         )
 
 
-def _check_split(experiment: Experiment) -> None:
+def _check_split(experiment: Experiment, *, parameters_on: str | None) -> None:
     """Refuse what does not go together with parameters that each process holds a share of."""
     live = [name for name, (_, policy) in experiment.model.encoders_of_streams().items() if policy != "frozen"]
     if live:
@@ -156,6 +157,11 @@ def _check_split(experiment: Experiment) -> None:
         raise ConfigError(
             "--train.compile: ZeRO-3 gathers parameters within the blocks that would be compiled; train without it, "
             f"or launch with {INSTEAD}"
+        )
+    if parameters_on == "nvme":
+        raise ConfigError(
+            "offload_param_device nvme is not supported: shares on a disk are not checked before they are saved; "
+            "launch with --config_file experiments/accelerate/zero3-offload.yaml, which keeps them in memory"
         )
 
 

@@ -65,7 +65,7 @@ class LazyTables:
         betas: tuple[float, float] = BETAS,
         eps: float = EPS,
     ) -> None:
-        if not lr * weight_decay < 1:
+        if tables and not lr * weight_decay < 1:
             raise ValueError(f"lr={lr} times weight_decay={weight_decay} must be below 1, or weights change their sign")
         self.weight_decay, self.betas, self.eps = weight_decay, betas, eps
         self.tables = {name: _Table(table) for name, table in tables.items()}
@@ -91,6 +91,8 @@ class LazyTables:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Apply what was collected."""
+        if not self.tables:
+            return
         t = self.taken + 1
         (beta1, beta2), log_kept = self.betas, math.log1p(-lr * self.weight_decay)
         correction = math.sqrt(1 - beta2**t)

@@ -104,7 +104,7 @@ class _Loop:
         optimizer = optimizer_of(accelerator, _groups(model, settings, self.lazy))
         if settings.compile:
             compile_blocks(model)
-        settle_deepspeed(accelerator, settings)
+        settle_deepspeed(accelerator.state.deepspeed_plugin, settings, processes=accelerator.num_processes)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         rates = partial(learning_rate, settings=settings, steps=steps)
         self.schedule = LambdaLR(innermost(self.optimizer), rates)

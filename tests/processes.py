@@ -36,8 +36,8 @@ def launch(
     """Run `function(rank, *arguments)` as torchrun would, and give the exit status of each process: that of a signal is
     negative, and of one that had to be killed after so many seconds it is None.
 
-    zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without. Stage 3 splits even the
-        smallest parameter, of which DeepSpeed would otherwise leave 100,000 numbers whole: all that a test has.
+    zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without. Stage 3 splits even
+        small parameters, which DeepSpeed would leave whole up to 100,000 numbers: all that a test has.
     deepspeed: what its configuration file says beside that.
     """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}

@@ -198,7 +198,8 @@ def test_half_precision_keeps_parameters_in_float32(dataset: Path, runs: Path, t
     first, plain = (flat(lines(folder)[0])["loss/ranking"] for folder in (tmp_path / "half", runs / "split"))
     assert first != pytest.approx(plain, rel=1e-5)
     assert first == pytest.approx(plain, rel=0.02)
-    weights = load_file(tmp_path / "half" / "model" / "model.safetensors")["backbones.id.blocks.0.feed_forward.0.weight"]
+    saved = load_file(tmp_path / "half" / "model" / "model.safetensors")
+    weights = saved["backbones.id.blocks.0.feed_forward.0.weight"]
     assert weights.dtype == torch.float32
     assert (weights != weights.bfloat16()).float().mean() > 0.9
 
