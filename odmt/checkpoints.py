@@ -74,7 +74,7 @@ class Checkpoints:
         if accelerator.is_main_process:  # to read gigabytes once is enough
             damages = []
             for path in self._all():
-                if damage := self._damage(path):
+                if damage := self.damage(path):
                     damages.append(damage)
                 else:
                     found[0] = path
@@ -140,7 +140,7 @@ class Checkpoints:
         """List checkpoints, the newest first; one being written carries another name."""
         return sorted(self.folder.glob("step-*"), reverse=True)
 
-    def _damage(self, path: Path) -> str:
+    def damage(self, path: Path) -> str:
         """Say what is wrong with a checkpoint, nothing where it is whole."""
         told = _told(path)
         if told is None:

@@ -88,6 +88,8 @@ class ItemEncoder(nn.Module):
         elif id_init != "random":
             raise ValueError(f"id_init={id_init!r}, but 'id' is not among the streams {', '.join(self.inputs)}")
         self.unreadable: dict[str, dict[int, str]] = {}
+        self.in_parts = True
+        """Whether a CPU reads items, and users, in parts (see `odmt.parts`)."""
         self.stands_in = bool(self.hide.get("id") or id_min_count)
         if self.stands_in:
             self._make_stand_in(id_min_count, start=start)
@@ -145,7 +147,7 @@ class ItemEncoder(nn.Module):
             tokens = self._hidden(tokens)
         if self.stands_in:
             tokens["id"] = self._stand_in(tokens)
-        made = [self._fuse(part) for part in item_parts(tokens)]
+        made = [self._fuse(part) for part in (item_parts(tokens) if self.in_parts else [tokens])]
         return {name: torch.cat([vectors[name] for vectors in made]) for name in self.vectors}
 
     @torch.inference_mode()

@@ -6,12 +6,15 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
+    DeepSpeedPlugin,
     DistributedDataParallelKwargs,
+    DummyOptim,
     InitProcessGroupKwargs,
     KwargsHandler,
     ProjectConfiguration,
@@ -20,17 +23,14 @@ from accelerate.utils import (
 
 from odmt.config import ConfigError, Experiment, TrainConfig
 
-__all__ = ["settle_deepspeed", "start"]
+__all__ = ["innermost", "optimizer_of", "settle_deepspeed", "start"]
 
 TWO_PROCESSES = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
     "--dynamo_backend no"
 )
 """How accelerate launches processes without GPUs; --multi_gpu is its word for several processes."""
-SPLIT = (
-    "splits parameters over processes, and models trained so cannot be validated and saved yet; launch with "
-    "--config_file experiments/accelerate/zero2.yaml, which splits gradients and the optimizer's state"
-)
+INSTEAD = "--config_file experiments/accelerate/zero2.yaml, which splits gradients and the optimizer's state"
 
 
 def start(experiment: Experiment) -> Accelerator:
@@ -47,67 +47,121 @@ def start(experiment: Experiment) -> Accelerator:
     # buffers are constants of the catalogue's size, or set once per epoch: no use in sending them at every step
     handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # accelerate has no other
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and not torch.cuda.is_available():
+    by_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    if by_deepspeed and not torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="gloo"))  # left alone, it takes each process for the only one
     accelerator = Accelerator(
-        mixed_precision="bf16" if experiment.train.bf16 else None,  # None: what `accelerate launch` was told
+        mixed_precision="bf16" if experiment.train.bf16 and not by_deepspeed else None,  # None: what it was told
         log_with=list(experiment.trackers) or None,
         project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=str(experiment.folder)),
         kwargs_handlers=handlers,
     )
     _check_processes(accelerator)
     plugin = accelerator.state.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage == 3:
-        raise ConfigError(f"ZeRO-3 {SPLIT}")
-    if plugin is not None and experiment.train.bf16:
-        raise ConfigError(
-            "--train.bf16 under DeepSpeed would keep parameters in bfloat16, and rank a catalogue by scores of three "
-            "digits; train without it, or launch with --config_file experiments/accelerate/ddp.yaml"
-        )
+    if plugin is not None:
+        plugin.dschf = None  # transformers would have it split models of its own while they are built
+        if plugin.zero_stage == 3:
+            _check_split(experiment, parameters_on=plugin.offload_param_device)
     if plugin is not None and experiment.train.id_updates == "lazy":
         raise ConfigError(
             "--train.id-updates lazy under DeepSpeed would leave ids out of what it clips; train with dense, or launch "
             "with --config_file experiments/accelerate/ddp.yaml"
         )
-    if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 else "no"):
+    if accelerator.mixed_precision != ("bf16" if experiment.train.bf16 and not by_deepspeed else "no"):
         raise ConfigError(
-            f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, but --train.bf16 is "
-            f"{'on' if experiment.train.bf16 else 'off'}; precision is set by --train.bf16 alone"
+            f"accelerate was launched with --mixed_precision {accelerator.mixed_precision}, and --train.bf16 is "
+            f"{'on' if experiment.train.bf16 else 'off'}; precision is set by that alone: launch with "
+            "--mixed_precision no"
         )
     return accelerator
 
 
-def settle_deepspeed(accelerator: Accelerator, settings: TrainConfig) -> None:
+def settle_deepspeed(plugin: DeepSpeedPlugin | None, settings: TrainConfig, *, processes: int) -> None:
     """Tell DeepSpeed, where it trains, what our settings say, so that its file need not repeat them.
 
     Raises ConfigError where its file says otherwise.
     """
-    plugin = accelerator.state.deepspeed_plugin
     if plugin is None:
         return
-    batch = -(-settings.batch_size // accelerator.num_processes)
+    batch = -(-settings.batch_size // processes)
+    # DeepSpeed's own bf16 keeps parameters so, too, and a catalogue would be ranked by scores of three digits
+    precision = "--train.bf16 sets precision, and keeps parameters in float32"
     settled = {
         "train_micro_batch_size_per_gpu": (batch, "--train.batch-size shared among processes"),
+        "train_batch_size": (batch * processes, "--train.batch-size"),
         "gradient_accumulation_steps": (1, "a batch is one step"),
         "gradient_clipping": (settings.clip, "--train.clip"),
+        "fp16.enabled": (False, precision),
+        "bf16.enabled": (False, precision),
+        "torch_autocast.enabled": (settings.bf16, precision),
+        "torch_autocast.dtype": ("bfloat16", precision),
+        "torch_autocast.lower_precision_safe_modules": ([], "gradients are added up in float32"),
+        "zero_force_ds_cpu_optimizer": (False, "its own optimizer is used where the file has an optimizer"),
     }
-    config = plugin.deepspeed_config
+    if "optimizer" in plugin.deepspeed_config:
+        settled["optimizer.params.lr"] = (settings.lr, "--train.lr")
+        settled["optimizer.params.weight_decay"] = (settings.weight_decay, "--train.weight-decay")
+    if "scheduler" in plugin.deepspeed_config:
+        raise ConfigError("DeepSpeed's configuration has a scheduler, and ours is --train.schedule; leave it out")
     for name, (ours, why) in settled.items():
-        if config.get(name, "auto") not in ("auto", ours):
+        *outer, key = name.split(".")
+        config = plugin.deepspeed_config
+        for part in outer:
+            config = config.setdefault(part, {})
+        if config.get(key, "auto") not in ("auto", ours):
             raise ConfigError(
-                f"DeepSpeed's configuration has {name}={config[name]}, and ours comes to {ours} ({why}); leave it out"
+                f"DeepSpeed's configuration has {name}={config[key]}, and ours comes to {ours} ({why}); leave it out"
             )
-        config[name] = ours
+        config[key] = ours
+
+
+def optimizer_of(accelerator: Accelerator, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | DummyOptim:
+    """Make torch's AdamW over groups of parameters, or stand in for the optimizer that DeepSpeed's file asks for."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and "optimizer" in plugin.deepspeed_config:
+        return DummyOptim(groups)
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def innermost(prepared: Any) -> torch.optim.Optimizer:
+    """Find the optimizer that takes the steps in what `accelerator.prepare` made of it."""
+    while hasattr(prepared, "optimizer"):
+        prepared = prepared.optimizer
+    return prepared
 
 
 def _check_engine() -> None:
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        raise ConfigError(f"FSDP {SPLIT}")
+        raise ConfigError(
+            "FSDP is not supported (on a CPU accelerate would train without it, on GPUs models trained so could not be "
+            "validated and saved); launch with --config_file experiments/accelerate/zero3.yaml, which splits "
+            "parameters, too"
+        )
     left_out = parse_flag_from_env("ACCELERATE_USE_CPU") or "LOCAL_RANK" not in os.environ
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and left_out:
         raise ConfigError(
             "DeepSpeed was asked for, but accelerate would train without it: unset ACCELERATE_USE_CPU, which keeps it "
             "out, and launch with --config_file experiments/accelerate/zero2.yaml"
+        )
+
+
+def _check_split(experiment: Experiment, *, parameters_on: str | None) -> None:
+    """Refuse what does not go together with parameters that each process holds a share of."""
+    live = [name for name, (_, policy) in experiment.model.encoders_of_streams().items() if policy != "frozen"]
+    if live:
+        raise ConfigError(
+            f"--model.encoders: under ZeRO-3 all processes must call the encoder of {live[0]} equally often, and they "
+            f"do not, because items lack content and come in chunks; launch with {INSTEAD}, or take stored features"
+        )
+    if experiment.train.compile:
+        raise ConfigError(
+            "--train.compile: ZeRO-3 gathers parameters within the blocks that would be compiled; train without it, "
+            f"or launch with {INSTEAD}"
+        )
+    if parameters_on == "nvme":
+        raise ConfigError(
+            "offload_param_device nvme is not supported: shares on a disk are not checked before they are saved; "
+            "launch with --config_file experiments/accelerate/zero3-offload.yaml, which keeps them in memory"
         )
 
 

@@ -24,7 +24,7 @@ from odmt.data.loading import UserBatches, training_loader
 from odmt.data.splits import LeaveTwoOut
 from odmt.encoders.last_read import naming_files
 from odmt.inputs import unreadable_files
-from odmt.launch import settle_deepspeed
+from odmt.launch import innermost, optimizer_of, settle_deepspeed
 from odmt.lazy_ids import LazyTables, lazy_tables
 from odmt.meters import Meter
 from odmt.model import ODMT
@@ -32,6 +32,7 @@ from odmt.peers import naming_the_dead
 from odmt.pretrained import load_weights, save_weights
 from odmt.run_folder import RunFolder, write_whole
 from odmt.schedules import distillation_weight, learning_rate
+from odmt.shards import call_alike, gather, shares, whole
 from odmt.stopping import Requests, Stopped
 from odmt.trackers import numbers, open_trackers
 from odmt.types import Batch, Tensor
@@ -62,6 +63,7 @@ def fit(
             loop.end_an_epoch()
     if loop.progress.epoch < settings.epochs:
         accelerator.print(f"stopped: no better validation {SELECTED_BY} for {settings.patience} epochs")
+    gather(loop.wrapped)  # for good: no step follows
     load_weights(model, loop.checkpoints.weights_of(loop.progress.best_epoch))
     return loop.progress
 
@@ -101,12 +103,14 @@ class _Loop:
         )
         steps = settings.epochs * len(self.batches)
         self.lazy = lazy_tables(model.to(accelerator.device), settings, steps=steps)
-        optimizer = torch.optim.AdamW(_groups(model, settings, self.lazy), fused=True)
-        self.schedule = LambdaLR(optimizer, partial(learning_rate, settings=settings, steps=steps))
+        optimizer = optimizer_of(accelerator, _groups(model, settings, self.lazy))
         if settings.compile:
             compile_blocks(model)
-        settle_deepspeed(accelerator, settings)
+        settle_deepspeed(accelerator.state.deepspeed_plugin, settings, processes=accelerator.num_processes)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        rates = partial(learning_rate, settings=settings, steps=steps)
+        self.schedule = LambdaLR(innermost(self.optimizer), rates)
+        call_alike(self.wrapped)
         accelerator.register_for_checkpointing(self.schedule, *([self.lazy] if self.lazy.tables else []))
         self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints)
         self.requests = Requests(accelerator, minutes=settings.checkpoint_minutes)
@@ -203,16 +207,17 @@ class _Loop:
         """Validate, keep the best weights, and save."""
         progress, folder = self.progress, self.folder
         self.lazy.settle()
-        valid = validate(self.model, self.questions, self.experiment, self.accelerator)
-        broken = unreadable_files(self.model)
-        if broken and self.accelerator.is_main_process and not folder.unreadable.exists():
-            print(folder.write_unreadable(broken))
-        best = progress.best_valid["ensemble"][SELECTED_BY] if progress.best_valid else -math.inf
         epoch = progress.epoch + 1
-        if valid["ensemble"][SELECTED_BY] > best:
-            progress.best_epoch, progress.best_valid = epoch, valid
-            if self.accelerator.is_main_process:
-                save_weights(self.model, self.checkpoints.weights_of(epoch))
+        with whole(self.wrapped):
+            valid = validate(self.model, self.questions, self.experiment, self.accelerator)
+            broken = unreadable_files(self.model)
+            if broken and self.accelerator.is_main_process and not folder.unreadable.exists():
+                print(folder.write_unreadable(broken))
+            best = progress.best_valid["ensemble"][SELECTED_BY] if progress.best_valid else -math.inf
+            if valid["ensemble"][SELECTED_BY] > best:
+                progress.best_epoch, progress.best_valid = epoch, valid
+                if self.accelerator.is_main_process:
+                    save_weights(self.model, self.checkpoints.weights_of(epoch))
         self._keep_time()
         figures = self.meter.end(progress.seen)
         self._log({"seconds": round(progress.seconds, 1), **figures, "valid": valid})
@@ -235,7 +240,8 @@ class _Loop:
 
     def _save(self) -> None:
         self._keep_time()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+        broken = not all(bool(share.isfinite().all()) for share in shares(self.wrapped))
+        if reduced(self.accelerator, torch.tensor(float(broken), device=self.accelerator.device), "sum") > 0:
             raise FloatingPointError(  # and not saved: a run could not go on from it
                 f"parameters are no numbers after step {self.progress.step}; lower --train.lr or --train.clip, or "
                 "train without --train.bf16; the last checkpoint is from before that"

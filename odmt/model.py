@@ -178,7 +178,7 @@ class ODMT(ItemEncoder):
         vectors = self._candidates(batch)
         histories = batch.items[batch.histories] - 1 if isinstance(self.loss, FullSoftmax) else batch.histories
         hidden = self._hidden_events(batch)
-        order, parts = user_parts(batch.mask)
+        order, parts = user_parts(batch.mask, at_once=not self.in_parts)
         histories, mask = histories[order], batch.mask[order]
         hidden = None if hidden is None else hidden[order]
         # without hidden events, every event but a user's first is predicted, from those before it

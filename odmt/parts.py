@@ -44,13 +44,15 @@ def _cut(tokens: Tokens, items: slice) -> Tokens:
     return Tokens(tokens.values[items, :last], mask[:, :last])
 
 
-def user_parts(mask: Bool[Tensor, "batch length"]) -> tuple[Tensor | slice, list[tuple[slice, int]]]:
+def user_parts(
+    mask: Bool[Tensor, "batch length"], *, at_once: bool = False
+) -> tuple[Tensor | slice, list[tuple[slice, int]]]:
     """Sort users by the length of their histories; return their order, and parts of it with the first column that each
-    part needs.
+    part needs. `at_once` leaves all as they are, in one part.
 
     Half of all slots are padding on real data, and most of it goes.
     """
-    num_parts = min(USER_PARTS, len(mask) // USER_PART)
+    num_parts = 1 if at_once else min(USER_PARTS, len(mask) // USER_PART)
     if mask.device.type != "cpu" or num_parts < 2:
         return slice(None), [(slice(None), 0)]
     lengths, order = mask.sum(1).sort(stable=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
@@ -25,16 +26,27 @@ def together(function: Callable[..., None], world: int, *arguments: Any) -> None
 
 
 def launch(
-    function: Callable[..., None], world: int, *arguments: Any, zero: int = 0, seconds: float = 120
+    function: Callable[..., None],
+    world: int,
+    *arguments: Any,
+    zero: int = 0,
+    deepspeed: Mapping[str, Any] | None = None,
+    seconds: float = 120,
 ) -> list[int | None]:
     """Run `function(rank, *arguments)` as torchrun would, and give the exit status of each process: that of a signal is
     negative, and of one that had to be killed after so many seconds it is None.
 
-    zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without.
+    zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without. Stage 3 splits even
+        small parameters, which DeepSpeed would leave whole up to 100,000 numbers: all that a test has.
+    deepspeed: what its configuration file says beside that.
     """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}
     if zero:
         address |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(zero)}
+    if zero == 3 or deepspeed:
+        split = {"stage3_param_persistence_threshold": 0} if zero == 3 else {}
+        settings = {"zero_optimization": {"stage": zero, **split}, **(deepspeed or {})}
+        address["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = json.dumps(settings)
     processes = [
         _server().Process(target=_launched, args=({**address, "RANK": str(rank)}, function, rank, arguments))
         for rank in range(world)
@@ -49,9 +61,16 @@ def launch(
     return found
 
 
+PRELOADED = [
+    "odmt.training", "tests.processes", "torch._dynamo", "transformers.integrations", "deepspeed.runtime.engine",
+    "deepspeed.runtime.zero.muon.original_muon",
+]  # fmt: skip
+"""What takes seconds to import, also where it is imported late: by torch's optimizers, accelerate and DeepSpeed."""
+
+
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["odmt.training", "tests.processes"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 

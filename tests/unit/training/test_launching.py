@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from accelerate import DeepSpeedPlugin
 
-from odmt.config import parse
-from odmt.launch import _processes_asked_for
+from odmt.config import ConfigError, parse
+from odmt.launch import _processes_asked_for, settle_deepspeed
+from odmt.run_folder import flat
 from odmt.training import run
+from tests.networks import TINY
 from tests.processes import launch
-from tests.unit.training.tiny_runs import arguments, experiment
+from tests.unit.training.tiny_runs import arguments, experiment, lines
+
+NVME = {"device": "nvme", "nvme_path": "swap"}
 
 
 def train(rank: int, argv: list[str], errors: Path) -> None:
@@ -54,7 +61,10 @@ def test_what_a_command_line_asks_for(command: str, asked: int) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "told"),
-    [("DEEPSPEED", "accelerate would train without it: unset ACCELERATE_USE_CPU"), ("FSDP", "FSDP splits parameters")],
+    [
+        ("DEEPSPEED", "accelerate would train without it: unset ACCELERATE_USE_CPU"),
+        ("FSDP", "FSDP is not supported .* launch with --config_file experiments/accelerate/zero3.yaml"),
+    ],
 )
 def test_engines_that_would_be_left_out(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, told: str
@@ -64,20 +74,80 @@ def test_engines_that_would_be_left_out(
         run(experiment(dataset, tmp_path))
 
 
-def test_zero_3_is_refused_and_zero_1_trains(dataset: Path, tmp_path: Path) -> None:
+def test_zero_1_trains_in_half_precision_and_not_with_lazy_ids(dataset: Path, tmp_path: Path) -> None:
     argv = arguments(dataset, tmp_path, "--train.epochs=1", "--train.clip=0.5")
-    assert launch(train, 1, argv, tmp_path, zero=3) == [1]
-    assert "ZeRO-3 splits parameters over processes" in (tmp_path / "0.txt").read_text()
     assert launch(train, 1, argv, tmp_path, zero=1) == [0]
-    assert launch(train, 1, [*argv, "--train.bf16", "--name=half"], tmp_path, zero=1) == [1]
-    assert "would keep parameters in bfloat16" in (tmp_path / "0.txt").read_text()
+    assert launch(train, 1, [*argv, "--train.bf16", "--name=half"], tmp_path, zero=1) == [0]
+    plain, half = (flat(lines(path.parent)[0]) for path in sorted(tmp_path.glob("*/metrics.jsonl"), reverse=True))
+    assert half != pytest.approx(plain, rel=1e-5)
+    assert half == pytest.approx(plain, rel=0.02)
     assert launch(train, 1, [*argv, "--train.id-updates=lazy", "--name=lazy"], tmp_path, zero=1) == [1]
     assert "lazy under DeepSpeed would leave ids out of what it clips" in (tmp_path / "0.txt").read_text()
 
 
-@pytest.mark.parametrize("name", ["ddp", "zero1", "zero2"])
+@pytest.mark.parametrize(
+    ("setting", "deepspeed", "told"),
+    [
+        (f"--model.encoders=text={TINY}", {}, "the encoder of text equally often, .*experiments/accelerate/zero2.yaml"),
+        ("--train.compile", {}, "--train.compile: ZeRO-3 gathers parameters within the blocks"),
+        ("--train.clip=1", {"zero_optimization": {"stage": 3, "offload_param": NVME}}, "offload_param_device nvme"),
+    ],
+)
+def test_what_parameters_cannot_be_split_with(
+    dataset: Path, tmp_path: Path, setting: str, deepspeed: dict[str, Any], told: str
+) -> None:
+    argv = arguments(dataset, tmp_path, setting)
+    assert launch(train, 1, argv, tmp_path, zero=3, deepspeed=deepspeed) == [1]
+    assert re.search(told, (tmp_path / "0.txt").read_text())
+
+
+def settled(file: dict[str, Any], *settings: str) -> dict[str, Any]:
+    """Give what DeepSpeed is told by two processes where its configuration file says so."""
+    plugin = DeepSpeedPlugin(hf_ds_config={"zero_optimization": {"stage": 2}, **file})
+    settle_deepspeed(plugin, parse(["--dataset=x", *settings], configs=Path("none")).train, processes=2)
+    return plugin.deepspeed_config
+
+
+def test_deepspeed_is_told_what_our_settings_say() -> None:
+    told = settled({"gradient_clipping": "auto"}, "--train.batch-size=33", "--train.clip=0.5", "--train.bf16")
+    assert (told["train_batch_size"], told["train_micro_batch_size_per_gpu"]) == (34, 17)
+    assert (told["gradient_clipping"], told["gradient_accumulation_steps"]) == (0.5, 1)
+    assert told["torch_autocast"] == {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    assert not told["bf16"]["enabled"]
+    assert not told["zero_force_ds_cpu_optimizer"], "accelerate would put another in place of the one that is scheduled"
+    assert "optimizer" not in told
+    own = settled({"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}}, "--train.lr=0.3")
+    assert own["optimizer"]["params"] == {
+        "lr": 0.3,
+        "weight_decay": parse(["--dataset=x"], configs=Path()).train.weight_decay,
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ({"train_batch_size": 64}, "train_batch_size=64, and ours comes to 1024"),
+        ({"gradient_clipping": 3.0}, r"gradient_clipping=3.0, and ours comes to .* \(--train.clip\); leave it out"),
+        ({"bf16": {"enabled": True}}, r"bf16.enabled=True, and ours comes to False \(--train.bf16 sets precision"),
+        ({"optimizer": {"type": "Adam", "params": {"lr": 7}}}, "optimizer.params.lr=7, and ours comes to 0.01"),
+        ({"scheduler": {"type": "WarmupLR"}}, "has a scheduler, and ours is --train.schedule; leave it out"),
+    ],
+)
+def test_a_file_that_contradicts_our_settings(file: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        settled(file, "--train.batch-size=1024", "--train.lr=0.01")
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero1", "zero2", "zero3", "zero3-offload"])
 def test_configurations_say_nothing_that_ours_say(repository: Path, name: str) -> None:
-    settings = yaml.safe_load((repository / "experiments" / "accelerate" / f"{name}.yaml").read_text())
+    path = repository / "experiments" / "accelerate" / f"{name}.yaml"
+    settings = yaml.safe_load(path.read_text())
     assert settings["mixed_precision"] == "no"
     assert set(settings) <= {"compute_environment", "distributed_type", "mixed_precision", "deepspeed_config"}
-    assert set(settings.get("deepspeed_config", {})) <= {"zero_stage", "deepspeed_multinode_launcher"}
+    split = {"zero3_init_flag", "offload_optimizer_device", "offload_param_device"}
+    said = settings.get("deepspeed_config", {})
+    assert set(said) <= {"zero_stage", "deepspeed_multinode_launcher"} | (split if "zero3" in name else set())
+    assert str(said.get("zero_stage", "ddp")) in name
+    offloaded = {key for key in said if key.startswith("offload") and said[key] == "cpu"}
+    assert len(offloaded) == (2 if "offload" in name else 0)
+    assert f"--config_file experiments/accelerate/{name}.yaml" in path.read_text()

@@ -53,7 +53,7 @@ def test_a_precision_set_in_two_places_is_refused(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(ValueError, match=r"launched with --mixed_precision bf16, but --train.bf16 is off"):
+    with pytest.raises(ValueError, match=r"launched with --mixed_precision bf16, and --train.bf16 is off"):
         run(experiment(dataset, tmp_path))
 
 
