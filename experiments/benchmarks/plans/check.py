@@ -21,10 +21,11 @@ from odmt.data.splits import LeaveTwoOut
 
 from ..workload import Shape
 from .configurations import lazy_ids
-from .hollow import BatchShape, ItemTokens, hollow_encoding, hollow_model, hollow_step
+from .hollow import hollow_encoding, hollow_model, hollow_step
 from .laws import DatasetShape, Laws
 from .measured import CONFIGS, Measured, measure_steps
 from .memory import BUCKET, Engine, moments
+from .readings import BatchShape, ItemTokens
 
 __all__ = ["check", "distinct_items"]
 

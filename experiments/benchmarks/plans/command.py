@@ -31,9 +31,9 @@ from odmt.data.format import DatasetError, find_dataset, open_dataset
 
 from ..workload import customary_width
 from .configurations import Configuration, Planned
-from .hollow import ItemTokens
 from .laws import ZIPF, DatasetShape, Laws, read_shape
 from .memory import ENGINES, Engine
+from .readings import ItemTokens
 from .tables import told
 from .times import Rates
 

@@ -12,14 +12,15 @@ from odmt.items import STORED_CHUNK
 from odmt.model import ODMT
 from odmt.spec import parse_call
 
-from .hollow import ItemTokens, Step, hollow_encoding, hollow_model, hollow_step, table_names
+from .hollow import Step, hollow_encoding, hollow_model, hollow_step, table_names
 from .laws import DatasetShape, Laws
 from .memory import Engine, Moment, moments
+from .readings import ItemTokens
 from .times import Rates, Times, times
 
-__all__ = ["Configuration", "Needs", "Planned", "lazy_ids", "read_tokens", "with_dim", "with_lazy_ids"]
+__all__ = ["MOST_BATCHES", "Configuration", "Needs", "Planned", "lazy_ids", "read_tokens", "with_dim", "with_lazy_ids"]
 
-MOST_BATCHES = 64
+MOST_BATCHES = 16
 """Times the configured batch, beyond which no larger one is looked for."""
 
 

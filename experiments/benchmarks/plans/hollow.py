@@ -4,9 +4,7 @@ Torch's fake tensors have shapes and types, and no memory: the model's own code 
 full size, in seconds, and every storage it makes is counted from its making to its end. What the code decides by
 values is decided by shapes instead: a mask of events picks as many rows as there are predictions.
 
-A GPU reads a batch in one part, drops out by one byte per number and keeps no attention weights (torch's
-memory-efficient kernel); a CPU reads it in parts (`odmt.parts`), and keeps them. Both are put in place here, because
-fake tensors are tensors of the CPU. Autocast is the CPU's, too.
+Fake tensors are tensors of the CPU, and so is their autocast; `readings` has them read as a GPU reads.
 """
 
 from __future__ import annotations
@@ -16,65 +14,30 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import cycle, pairwise
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from odmt.attention import Attention
 from odmt.config import Experiment
 from odmt.data.features import ItemFeatures
 from odmt.data.tokens import TokenTable
-from odmt.fusion import IDAwareTransformer
 from odmt.items import STORED_CHUNK, evaluating
 from odmt.model import ODMT
-from odmt.parts import PART_ROWS, user_parts
 from odmt.pretrained import build_model
-from odmt.sharing import gathered
-from odmt.softmax import _LOGITS
-from odmt.types import Batch, Part, Streams, Tokens
+from odmt.types import Batch, Part, Tokens
+
+from .readings import BatchShape, ItemTokens, Reading, as_read
 
 __all__ = ["BatchShape", "Held", "ItemTokens", "Step", "hollow_encoding", "hollow_model", "hollow_step", "table_names"]
 
 aten = torch.ops.aten
 INDEXING = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index_put)
-
-
-@dataclass(frozen=True)
-class ItemTokens:
-    """Say what is stored of a modality: numbers per token, and tokens of some items that stand for all, ascending."""
-
-    width: int
-    lengths: np.ndarray
-
-    @property
-    def most(self) -> int:
-        return max(1, int(self.lengths[-1]))
-
-    @property
-    def mean(self) -> float:
-        return float(self.lengths.mean())
-
-    def of(self, num_items: int) -> np.ndarray:
-        """Give the tokens of so many items, ascending."""
-        return self.lengths[((np.arange(num_items) + 0.5) / num_items * len(self.lengths)).astype(int)]
-
-
-@dataclass(frozen=True)
-class BatchShape:
-    """Say what one step reads: events per user, targets included, ascending; distinct items, drawn ones included."""
-
-    lengths: np.ndarray
-    distinct: int
-    draws: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,12 +98,12 @@ def hollow_step(
         batch's rows alone.
     """
     part = Part(0, world, len(shape.lengths)) if shared and world > 1 else None
-    reading = _Reading(shape.lengths[::-1][::world][::-1] if part else shape.lengths, gpu=gpu)
+    reading = Reading(shape.lengths[::-1][::world][::-1] if part else shape.lengths, gpu=gpu)
     followed = _Followed(model, shape.distinct, reading)
     if lazy:
         followed.sparse = {tuple(model.get_parameter(name).shape) for name in table_names(model)}
     with ExitStack() as stack:
-        stack.enter_context(_as_read(followed, reading, tokens, gpu=gpu))
+        stack.enter_context(as_read(followed.made, reading, tokens, gpu=gpu))
         stack.enter_context(_fake_mode(model))
         stack.enter_context(followed)
         model.train()
@@ -161,10 +124,10 @@ def hollow_encoding(
 ) -> Step:
     """Encode some items of the catalogue, as evaluation does."""
     lengths = np.full(2, 2)
-    reading = _Reading(lengths, gpu=gpu)
+    reading = Reading(lengths, gpu=gpu)
     followed = _Followed(model, items, reading)
     with ExitStack() as stack:
-        stack.enter_context(_as_read(followed, reading, tokens, gpu=gpu))
+        stack.enter_context(as_read(followed.made, reading, tokens, gpu=gpu))
         stack.enter_context(_fake_mode(model))
         stack.enter_context(followed)
         stack.enter_context(torch.no_grad())
@@ -178,32 +141,10 @@ def _fake_mode(model: nn.Module) -> FakeTensorMode:
     return next(model.parameters()).fake_mode  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class _Reading:
-    """Hold how a process' users are read: in one padded part by a GPU, in parts of like length by a CPU."""
-
-    def __init__(self, lengths: np.ndarray, *, gpu: bool) -> None:
-        self.users, self.width = len(lengths), int(lengths[-1])
-        mask = torch.arange(self.width) >= self.width - torch.from_numpy(lengths)[:, None]
-        self.parts = [(slice(None), 0)] if gpu else user_parts(mask)[1]
-        self.rows: dict[tuple[int, ...], Iterator[int]] = {}
-        """By the shape of a mask of events, how many predictions it picks, part by part: every event but the first."""
-        for shape in {(self.users, self.width), *(self._shape(*part) for part in self.parts)}:
-            whole = [lengths] if shape == (self.users, self.width) else []
-            alike = [lengths[users] for users, first in self.parts if self._shape(users, first) == shape]
-            self.rows[shape] = cycle(int((some - 1).sum()) for some in whole or alike)
-
-    def _shape(self, users: slice, first: int) -> tuple[int, int]:
-        return len(range(*users.indices(self.users))), self.width - first - 1
-
-    def user_parts(self, mask: Tensor) -> tuple[slice, list[tuple[slice, int]]]:
-        del mask
-        return slice(None), self.parts
-
-
 class _Followed(TorchDispatchMode):
     """Follow every storage from the operation that makes it to its end, and count multiplications."""
 
-    def __init__(self, model: nn.Module, candidates: int, reading: _Reading) -> None:
+    def __init__(self, model: nn.Module, candidates: int, reading: Reading) -> None:
         super().__init__()
         self.candidates, self.reading = candidates, reading
         self.live: dict[str, int] = dict.fromkeys(("gradients", "logits", "gathered", "batch", "others"), 0)
@@ -284,7 +225,7 @@ class _Followed(TorchDispatchMode):
         self._add(kind, -size)
 
 
-def _batch(shape: BatchShape, reading: _Reading, tokens: Mapping[str, ItemTokens], part: Part | None) -> Batch:
+def _batch(shape: BatchShape, reading: Reading, tokens: Mapping[str, ItemTokens], part: Part | None) -> Batch:
     encoded = math.ceil(shape.distinct / part.world) if part else shape.distinct
     content = {
         name: Tokens(
@@ -298,69 +239,3 @@ def _batch(shape: BatchShape, reading: _Reading, tokens: Mapping[str, ItemTokens
     draws = torch.empty(shape.distinct, dtype=torch.long) if shape.draws else None
     mask = torch.empty_like(histories, dtype=torch.bool)
     return Batch(items, counts, histories, mask, content=content, draws=draws, part=part)
-
-
-@contextmanager
-def _as_read(followed: _Followed, reading: _Reading, tokens: Mapping[str, ItemTokens], *, gpu: bool) -> Iterator[None]:
-    """Put in place what decides by values or by the device, and what speaks to other processes."""
-
-    def item_parts(given: Mapping[str, Tokens]) -> list[dict[str, Tokens]]:
-        if gpu or all(x.mask.shape[1] == 1 for x in given.values()):
-            return [dict(given)]
-        num_items = len(next(iter(given.values())).mask)
-        lengths = {name: tokens[name].of(num_items) if name in tokens else np.ones(num_items, int) for name in given}
-        number = np.sum(list(lengths.values()), axis=0).cumsum() // PART_ROWS
-        parts = []
-        for a, b in pairwise([0, *(np.flatnonzero(np.diff(number)) + 1), num_items]):
-            most = {name: max(1, int(lengths[name][a:b].max())) for name in given}
-            parts.append(
-                {name: Tokens(x.values[a:b, : most[name]], x.mask[a:b, : most[name]]) for name, x in given.items()}
-            )
-        return parts
-
-    def keep_mask(x: Tensor, p: float) -> Tensor:
-        del p
-        return torch.empty_like(x, dtype=torch.bool if gpu else x.dtype)
-
-    def in_one_kernel(self: Attention, query: Tensor, context: Tensor, allowed: Tensor) -> Tensor:
-        key, value = self.key(context), self.value(context)
-        heads = [x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (query, key, value)]
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=allowed[:, None])
-        return mixed.transpose(1, 2).flatten(2)
-
-    def allowed_rows(self: IDAwareTransformer, seen: list[Tensor], *, has_id: bool) -> Tensor:
-        rows = sum(mask.shape[1] for mask in seen)
-        return torch.empty(len(seen[0]), rows, rows, dtype=torch.bool)
-
-    def all_gathered(vectors: Streams, num_items: int, part: Part) -> Streams:
-        with followed.made("gathered"):
-            return gathered(vectors, num_items, part)
-
-    with ExitStack() as stack:
-        change = [
-            patch("odmt.items.item_parts", item_parts),
-            patch("odmt.model.user_parts", reading.user_parts),
-            patch("odmt.dropout.keep_mask", keep_mask),
-            patch("odmt.attention.keep_mask", keep_mask),
-            patch.object(IDAwareTransformer, "_allowed", allowed_rows),
-            patch("odmt.model.gathered", all_gathered),
-            patch("odmt.sharing.dist", _Alone),
-        ]
-        if gpu:
-            change += [
-                patch.object(Attention, "_projected", in_one_kernel),
-                patch.dict(_LOGITS, cpu=_LOGITS["cuda"]),
-            ]
-        for one in change:
-            stack.enter_context(one)
-        yield
-
-
-class _Alone:
-    """Stand for torch.distributed: what other processes send is of no account."""
-
-    @staticmethod
-    def all_gather(made: list[Tensor], own: Tensor) -> None: ...
-
-    @staticmethod
-    def all_reduce(value: Tensor) -> None: ...

@@ -24,7 +24,7 @@ from odmt.data.format import Dataset
 from odmt.data.splits import LeaveTwoOut
 from odmt.spec import did_you_mean
 
-from .hollow import BatchShape, ItemTokens
+from .readings import BatchShape, ItemTokens
 
 __all__ = ["DatasetShape", "Laws", "read_shape", "same_tokens"]
 

@@ -12,8 +12,9 @@ With P numbers in the model's parameters, N processes, 4 bytes a number, and the
 
     training    all that lives between batches + what the step's forward and backward pass hold at their peak
     update      the same with all gradients and no activations
-    evaluation  the same without gradients + the tables of the catalogue, twice where processes add theirs up
-                (`odmt.validation.reduced` copies), + scores of the users that are scored at once
+    evaluation  the same without gradients + the tables of the catalogue and the most of: a chunk of it being encoded;
+                the tables once more, where processes add theirs up (`odmt.validation.reduced` copies); scores of the
+                users that are scored at once
 
 The catalogue's numbers are float32 also under --train.bf16, which multiplies in bfloat16 and keeps everything else.
 """
@@ -21,7 +22,7 @@ The catalogue's numbers are float32 also under --train.bf16, which multiplies in
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from odmt.evaluate import _ROWS, _SCORES
@@ -64,6 +65,7 @@ class Moment:
     gathered: int = 0
     batch: int = 0
     tables: int = 0
+    scores: int = 0
 
     @property
     def parts(self) -> dict[str, int]:
@@ -82,8 +84,7 @@ def moments(
     step: of one of the engine's processes. encoding: of a chunk of the catalogue. bucket: numbers of ZeRO's bucket.
     """
     lasting = _lasting(engine, model, step)
-    encoded = encoding.peak.total
-    evaluation = Moment("evaluation", **lasting, tables=_tables(engine, model, dim, device), activations=encoded)
+    evaluation = _evaluation(engine, lasting, model, encoding, dim, device)
     if engine.name == "ddp":
         dense = sum(_dense(engine, model, step).values())
         rows = step.peak.gradients if engine.lazy else 0
@@ -137,12 +138,19 @@ def _shares(sizes: Sequence[int], processes: int) -> list[list[int]]:
     ]
 
 
-def _tables(engine: Engine, model: ODMT, dim: int, device: str) -> int:
-    """Count the catalogue's vectors of every stream, and scores of some users: every head's, the ensemble's where it is
-    another, and what tells them from the target's.
+def _evaluation(
+    engine: Engine, lasting: Mapping[str, int], model: ODMT, encoding: Step, dim: int, device: str
+) -> Moment:
+    """Give the moment of evaluation that asks for most: encoding, adding the tables of all processes up, or ranking.
+
+    Scores of some users: every head's, the ensemble's where it is another, and what tells them from the target's.
     """
-    rows = model.num_items + 1
-    num_tables = len(model.vectors) + len(model.apart)
-    users, heads = max(_ROWS, _SCORES[device] // rows), len(model.streams)
-    scored = users * (heads + (heads > 1) + 1)
-    return 4 * rows * (dim * num_tables * (2 if engine.processes > 1 else 1) + scored)
+    rows, heads = model.num_items + 1, len(model.streams)
+    tables = 4 * rows * dim * (len(model.vectors) + len(model.apart))
+    scores = 4 * rows * max(_ROWS, _SCORES[device] // rows) * (heads + (heads > 1) + 1)
+    made = [
+        Moment("evaluation", **lasting, tables=tables, activations=encoding.peak.total),
+        Moment("evaluation", **lasting, tables=tables * (2 if engine.processes > 1 else 1)),
+        Moment("evaluation", **lasting, tables=tables, scores=scores),
+    ]
+    return max(made, key=lambda moment: moment.total)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .configurations import Configuration, Needs, Planned, read_tokens
+from .configurations import MOST_BATCHES, Configuration, Needs, Planned, read_tokens
 from .memory import Moment
 from .times import Rates, disk_bytes, host_bytes, slower_than_formula
 
@@ -42,9 +42,15 @@ def told(
     print(f"\nGB per GPU at the moments that ask for most; {room / 1e9:.1f} GB may be used\n")
     print(_memory(found, room))
     if any(one.experiment.train != settings.train for one in configurations):
-        print("(ZeRO without --train.bf16 and --train.id-updates lazy, which odmt.launch refuses there)")
+        print(
+            "(ZeRO without --train.bf16 and --train.id-updates lazy, which odmt.launch refuses there; the rate is "
+            "taken for all)"
+        )
     largest = {str(one): planned.largest_batch(one, room) for one in configurations}
-    print("\n" + "\n".join(f"largest batch that fits, {name}: {size or 'none'}" for name, size in largest.items()))
+    most = MOST_BATCHES * settings.train.batch_size
+    print("")
+    for name, size in largest.items():
+        print(f"largest batch that fits, {name}: {f'{size:,}' if size else 'none'}{' or more' if size == most else ''}")
     out = (
         []
         if any(largest.values())

@@ -13,9 +13,10 @@ import torch
 from experiments.benchmarks.floor import step_operations
 from experiments.benchmarks.plans.command import main, parser
 from experiments.benchmarks.plans.configurations import Configuration, Planned, with_lazy_ids
-from experiments.benchmarks.plans.hollow import BatchShape, ItemTokens, hollow_encoding, hollow_model, hollow_step
+from experiments.benchmarks.plans.hollow import hollow_encoding, hollow_model, hollow_step
 from experiments.benchmarks.plans.laws import DatasetShape, Laws, read_shape
 from experiments.benchmarks.plans.memory import Engine, moments
+from experiments.benchmarks.plans.readings import BatchShape, ItemTokens
 from experiments.benchmarks.plans.times import disk_bytes
 from experiments.benchmarks.workload import Shape, make_workload
 from odmt.config import ConfigError, Experiment, parse
