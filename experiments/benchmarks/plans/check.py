@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -156,4 +156,4 @@ def _least(zero: int, processes: int) -> int:
     """Measure what an engine takes for almost nothing."""
     point = Point("", "paper", TINIEST, f"zero{zero}" if zero else "ddp", processes)
     measured = measure_steps(point.argv, point.shape, world=processes, zero=zero)
-    return measured.peak - _planned(replace(point), measured)
+    return measured.peak - _planned(point, measured)

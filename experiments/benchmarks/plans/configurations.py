@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
 from odmt.components import LOSSES
 from odmt.config import ConfigError, Experiment
 from odmt.items import STORED_CHUNK
@@ -91,6 +93,15 @@ class Planned:
 
     def needs(self, asked: Configuration) -> Needs:
         """Give the bytes of a configuration; raises ConfigError for one that cannot be planned."""
+        try:
+            return self._needs(asked)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise ConfigError(
+                f"a component decides by values what it computes ({error}), and a plan has none; plan another "
+                "(--model.backbone, --model.fusion, --model.loss), or measure a small run of this one"
+            ) from error
+
+    def _needs(self, asked: Configuration) -> Needs:
         experiment, engine = asked.experiment, asked.engine
         tokens = read_tokens(experiment, self.stored)
         model, encoding = self._model(experiment, tokens)

@@ -191,7 +191,8 @@ class _Followed(TorchDispatchMode):
             if index is None or index.dtype != torch.bool:
                 found.append(index)
             else:
-                picked = next(self.reading.rows[tuple(index.shape)])
+                rows = self.reading.rows.get(tuple(index.shape))
+                picked = index.numel() if rows is None else next(rows)
                 found += [torch.empty(picked, dtype=torch.long) for _ in range(index.ndim)]
         return found
 

@@ -33,6 +33,8 @@ from .hollow import Held, Step, table_names
 __all__ = ["ENGINES", "Engine", "Moment", "moments"]
 
 ENGINES = ("ddp", "zero1", "zero2")
+READ_AT_ONCE = 1024
+"""Users whose histories `odmt.evaluate.ranks` reads at once, of whom it scores some at a time."""
 BUCKET = 500_000_000
 """Numbers in DeepSpeed's reduce_bucket_size, which experiments/accelerate/zero1.yaml and zero2.yaml leave as it is."""
 
@@ -147,7 +149,8 @@ def _evaluation(
     """
     rows, heads = model.num_items + 1, len(model.streams)
     tables = 4 * rows * dim * (len(model.vectors) + len(model.apart))
-    scores = 4 * rows * max(_ROWS, _SCORES[device] // rows) * (heads + (heads > 1) + 1)
+    users = min(READ_AT_ONCE, max(_ROWS, _SCORES[device] // rows))
+    scores = 4 * rows * users * (heads + (heads > 1) + 1)
     made = [
         Moment("evaluation", **lasting, tables=tables, activations=encoding.peak.total),
         Moment("evaluation", **lasting, tables=tables * (2 if engine.processes > 1 else 1)),

@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
 CONFIGS = REPOSITORY / "experiments" / "configs"
 TEXT = {"text": ItemTokens(24, np.array([3, 5, 5, 7]))}
 SMALL = ["--dataset-shape", "users=9000", "items=500", "interactions=9e4", "--rate", "1e12", "--dataset", "microlens"]
+SMALL += ["--data.root", "nowhere"]
 SMALL += ["--ablation", "microlens-cpu", "id_only", "--model.dim=16"]
 
 
@@ -173,6 +174,14 @@ def test_the_largest_batch_fits_and_lazy_ids_are_a_way_out() -> None:
     assert planned.needs(Configuration(lazy, asked.engine)).moments[1].total < needs.moments[1].total
     found = list(planned.ways_out([asked], needs.most.total * 0.9))
     assert any("--model.dim 32" in words for words, _, _ in found)
+
+
+def test_what_decides_by_values_is_refused() -> None:
+    shape = DatasetShape(users=900, items=50, interactions=9000, tokens={})
+    planned = Planned(shape, Laws.stated(shape), {})
+    experiment = experiment_of("id_only", "--model.dim=16", "--model.backbone=huggingface(model_type='gpt2')")
+    with pytest.raises(ConfigError, match=r"decides by values .* plan another"):
+        planned.needs(Configuration(experiment, Engine("ddp")))
 
 
 def test_the_plan_names_what_fits_and_what_would(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
