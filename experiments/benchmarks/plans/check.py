@@ -27,7 +27,7 @@ from .measured import CONFIGS, Measured, measure_steps
 from .memory import BUCKET, Engine, moments
 from .readings import BatchShape, ItemTokens
 
-__all__ = ["check", "distinct_items"]
+__all__ = ["POINTS", "check", "distinct_items"]
 
 WITHIN = 0.15
 BATCHES, DRAWN = (64, 256, 1024, 4096), 20
@@ -111,7 +111,7 @@ def distinct_items(dataset: Dataset, length: int) -> list[dict[str, Any]]:
     return found
 
 
-def check(about: str, points: Sequence[Point] = POINTS) -> dict[str, Any]:
+def check(about: str, points: Sequence[Point]) -> dict[str, Any]:
     """Measure every point, print it beside its plan, and give all as a tree."""
     print(about)
     found = []

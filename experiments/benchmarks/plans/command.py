@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--link", type=float, metavar="N", help="bytes per second between GPUs (default: not counted)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     made.add_argument("--check", action="store_true", help="measure here what the formulas say; takes minutes")
+    made.add_argument("--points", nargs="+", metavar="WORDS", help="of --check, those whose names hold these words")
     return made
 
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str], about: str = "") -> int:
     """Print the plan, or the check; wrong input ends in one line that says what to do."""
     arguments, settings = parser().parse_known_args(argv)
     try:
-        tree = _checked(settings, about) if arguments.check else _plan(arguments, settings)
+        tree = _checked(settings, about, arguments.points) if arguments.check else _plan(arguments, settings)
     except (ConfigError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -93,16 +94,19 @@ def _plan(arguments: Namespace, settings: Sequence[str]) -> dict[str, Any]:
     return told(planned, _configurations(experiment, arguments), rates, room, print=print)
 
 
-def _checked(settings: Sequence[str], about: str) -> dict[str, Any]:
+def _checked(settings: Sequence[str], about: str, words: Sequence[str] | None) -> dict[str, Any]:
     """Set plans beside what is measured here, and, where --dataset names a folder, laws beside its batches."""
-    from .check import check, distinct_items
+    from .check import POINTS, check, distinct_items
 
+    points = [point for point in POINTS if not words or any(word in point.name for word in words)]
+    if not points:
+        raise ConfigError(f"--points {' '.join(words or ())}: there are {'; '.join(point.name for point in POINTS)}")
     found: dict[str, Any] = {}
     if settings:
         experiment = parse(settings, configs=CONFIGS)
         dataset = open_dataset(find_dataset(experiment.dataset, experiment.data.root))
         found["distinct_items"] = distinct_items(dataset, experiment.data.length)
-    return {**found, **check(about)}
+    return {**found, **check(about, points)}
 
 
 def _check(arguments: Namespace) -> None:

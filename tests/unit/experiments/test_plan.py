@@ -135,6 +135,7 @@ def test_lazy_ids_hold_no_gradient_of_a_table() -> None:
     assert update["buckets"] == 4 * others
     assert 4 * others <= update["gradients"] <= 8 * others + 4 * 12 * 16
     assert found["training"]["gradients"] < table
+    assert found["start"]["buckets"] == 4 * update["numbers"]
 
 
 def test_zero_splits_moments_and_not_the_gradient_of_a_table_that_spans_shares() -> None:
