@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     suite = importlib.import_module(f"benchmarks.{SUITES[name]}")
     suite.add_arguments(parser)
     arguments = parser.parse_args(argv)
-    about = _about()  # before anything loads the machine
+    about = about_here()  # before anything loads the machine
     print(about)
     results = suite.measure(arguments)
     print(suite.describe(results))
@@ -76,7 +76,7 @@ def _without_paths(argv: Sequence[str]) -> str:
     return " ".join(word for k, word in enumerate(argv) if k not in places and k - 1 not in places)
 
 
-def _about() -> str:
+def about_here() -> str:
     """Name the day, the commit, the machine and its load, and the libraries that figures belong to."""
     command = ["git", "describe", "--always", "--dirty"]
     git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

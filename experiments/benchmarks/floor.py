@@ -23,6 +23,7 @@ __all__ = [
     "state_operations",
     "step_operations",
     "token_counts",
+    "update_bytes",
 ]
 
 LAYERS, HEADS = 2, 2
@@ -85,6 +86,13 @@ def state_operations(lengths: np.ndarray, *, dim: int, last_only: bool = False) 
 def optimizer_bytes(num_parameters: int) -> int:
     """Count AdamW's least traffic in float32: gradient written and read, weight and two moments read and written."""
     return 4 * 8 * num_parameters
+
+
+def update_bytes(num_parameters: int) -> int:
+    """Count what a step's update moves as it is: AdamW reads and writes a weight and its moments and reads the gradient
+    (7 passes), and the gradient is written and cleared, read and scaled by clipping (5).
+    """
+    return 4 * (7 + 5) * num_parameters
 
 
 def compared(times: Sequence[Sequence[float]], operations: Sequence[float], rates: Sequence[float]) -> dict[str, float]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from . import machine
 from .curves import Panel, draw
-from .floor import step_operations, token_counts
+from .floor import step_operations, token_counts, update_bytes
 from .sides import Ours
 from .workload import Shape, Workload, make_workload
 
@@ -131,14 +131,11 @@ def _step(shape: Shape, arguments: Namespace) -> dict[str, float]:
     activations = [_activation_bytes(workload, number) for number in range(1, arguments.repeats + 1)]
     histories = workload.histories(1)
     operations = step_operations(workload.features, histories, dim=shape.dim, streams=shape.streams)
-    # AdamW reads and writes a weight and its moments and reads the gradient: 7; the gradient is written and cleared,
-    # read and scaled by clipping: 5
-    passes = 4 * (7 + 5) * parameters
     return {
         "step_s": median(times[1:]),
         "formula_bytes": 16 * parameters + max(activations) + _table_bytes(workload),
         "operations": operations,
-        "bytes_moved": passes + 2 * median(activations),
+        "bytes_moved": update_bytes(parameters) + 2 * median(activations),
         "parameters": parameters,
         "distinct": len(np.unique(histories[histories > 0])),
     }

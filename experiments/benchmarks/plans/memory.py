@@ -1,0 +1,164 @@
+"""Bytes that a process holds on its device, at the moments of training that ask for most.
+
+With P numbers in the model's parameters, N processes, 4 bytes a number, and the peak of a step that `hollow` finds:
+
+    DDP         parameters 4P, AdamW's moments 8P, gradients 4P, and where there are several processes 4P again, because
+                DistributedDataParallel reduces copies of the gradients (its buckets)
+    ZeRO        parameters 4P, its own copy of a share of them 4P/N with moments 8P/N; in the backward pass a bucket of
+                5e8 numbers (DeepSpeed's default); at its end, in full, the gradients of all parameters that this
+                process's share touches: a table that spans several shares is in all of them, so that ZeRO-2 does not
+                split its gradient; and the gradient of a parameter larger than the bucket, which is reduced in place
+    lazy ids    tables 4T with moments 8T and a row's last step, on every process, and gradients of a batch's rows alone
+
+    start       with lazy ids on several processes, a copy of all parameters while DDP is set up beside the moments that
+                are there already; measured with 100,000 and 800,000 items, and not traced to the line that makes it
+    training    all that lives between batches + what the step's forward and backward pass hold at their peak
+    update      the same with all gradients and no activations
+    evaluation  the same without gradients + the tables of the catalogue and the most of: a chunk of it being encoded;
+                the tables once more, where processes add theirs up (`odmt.validation.reduced` copies); scores of the
+                users that are scored at once
+
+The catalogue's numbers are float32 also under --train.bf16, which multiplies in bfloat16 and keeps everything else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from odmt.evaluate import _ROWS, _SCORES
+from odmt.model import ODMT
+
+from .hollow import Held, Step, table_names
+
+__all__ = ["ENGINES", "Engine", "Moment", "moments"]
+
+ENGINES = ("ddp", "zero1", "zero2")
+READ_AT_ONCE = 1024
+"""Users whose histories `odmt.evaluate.ranks` reads at once, of whom it scores some at a time."""
+BUCKET = 500_000_000
+"""Numbers in DeepSpeed's reduce_bucket_size, which experiments/accelerate/zero1.yaml and zero2.yaml leave as it is."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Say how processes share the work: "ddp" (alone, with one process), "zero1" or "zero2"."""
+
+    name: str
+    processes: int = 1
+    lazy: bool = False
+
+    def __str__(self) -> str:
+        name = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2"}[self.name] if self.processes > 1 else "alone"
+        return f"{name}, lazy ids" if self.lazy else name
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Hold the bytes of one moment, by what they are."""
+
+    name: str
+    parameters: int
+    optimizer: int
+    buckets: int
+    buffers: int
+    gradients: int = 0
+    activations: int = 0
+    logits: int = 0
+    gathered: int = 0
+    batch: int = 0
+    tables: int = 0
+    scores: int = 0
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return {part.name: getattr(self, part.name) for part in fields(self) if part.name != "name"}
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def moments(
+    engine: Engine, model: ODMT, step: Step, encoding: Step, *, dim: int, bucket: int = BUCKET, device: str = "cuda"
+) -> list[Moment]:
+    """Give the moments of training and evaluation.
+
+    step: of one of the engine's processes. encoding: of a chunk of the catalogue. bucket: numbers of ZeRO's bucket.
+    """
+    lasting = _lasting(engine, model, step)
+    evaluation = _evaluation(engine, lasting, model, encoding, dim, device)
+    if engine.name == "ddp":
+        dense = sum(_dense(engine, model, step).values())
+        rows = step.peak.gradients if engine.lazy else 0
+        training = Moment("training", **lasting, gradients=step.peak.gradients, **_held(step.peak))
+        found = [training, Moment("update", **lasting, gradients=4 * dense + rows), evaluation]
+        if engine.lazy and engine.processes > 1:
+            found.insert(0, Moment("start", **{**lasting, "buckets": 4 * sum(step.parameters.values())}))
+        return found
+    sizes = list(step.parameters.values())
+    shares = _shares(sizes, engine.processes)
+    touched = 4 * max(sum(sizes[k] for k in share) for share in shares)
+    large = [size for size in sizes if size > bucket]
+    in_place = 4 * (sum(large) if engine.name == "zero1" else max(large, default=0))
+    buckets = {**lasting, "buckets": lasting["buckets"] + 4 * bucket}
+    training = Moment("training", **buckets, **_held(step.kept))
+    return [training, Moment("update", **buckets, gradients=in_place + touched), evaluation]
+
+
+def _held(held: Held) -> dict[str, int]:
+    return {"activations": held.others, "logits": held.logits, "gathered": held.gathered, "batch": held.batch}
+
+
+def _dense(engine: Engine, model: ODMT, step: Step) -> dict[str, int]:
+    """Give the parameters whose gradients are as large as they are."""
+    lazy = table_names(model) if engine.lazy else set()
+    return {name: size for name, size in step.parameters.items() if name not in lazy}
+
+
+def _lasting(engine: Engine, model: ODMT, step: Step) -> dict[str, int]:
+    """Give what lives between batches."""
+    all_numbers, dense = sum(step.parameters.values()), sum(_dense(engine, model, step).values())
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    if engine.name == "ddp":
+        rows = (model.num_items + 1) * len(table_names(model)) if engine.lazy else 0  # the last step of each
+        copies = 4 * dense if engine.processes > 1 else 0
+        return {
+            "parameters": 4 * all_numbers,
+            "optimizer": 8 * all_numbers + 4 * rows,
+            "buckets": copies,
+            "buffers": buffers,
+        }
+    share = -(-all_numbers // engine.processes)
+    return {"parameters": 4 * all_numbers, "optimizer": 12 * share, "buckets": 0, "buffers": buffers}
+
+
+def _shares(sizes: Sequence[int], processes: int) -> list[list[int]]:
+    """Say which parameters each process's share touches, laid side by side in their order."""
+    ends = list(itertools.accumulate(sizes))
+    share = -(-ends[-1] // processes)
+    spans = [(rank * share, (rank + 1) * share) for rank in range(processes)]
+    return [
+        [k for k, (end, size) in enumerate(zip(ends, sizes, strict=True)) if end - size < last and end > first]
+        for first, last in spans
+    ]
+
+
+def _evaluation(
+    engine: Engine, lasting: Mapping[str, int], model: ODMT, encoding: Step, dim: int, device: str
+) -> Moment:
+    """Give the moment of evaluation that asks for most: encoding, adding the tables of all processes up, or ranking.
+
+    Scores of some users: every head's, the ensemble's where it is another, and what tells them from the target's.
+    """
+    rows, heads = model.num_items + 1, len(model.streams)
+    tables = 4 * rows * dim * (len(model.vectors) + len(model.apart))
+    users = min(READ_AT_ONCE, max(_ROWS, _SCORES[device] // rows))
+    scores = 4 * rows * users * (heads + (heads > 1) + 1)
+    made = [
+        Moment("evaluation", **lasting, tables=tables, activations=encoding.peak.total),
+        Moment("evaluation", **lasting, tables=tables * (2 if engine.processes > 1 else 1)),
+        Moment("evaluation", **lasting, tables=tables, scores=scores),
+    ]
+    return max(made, key=lambda moment: moment.total)
