@@ -15,7 +15,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ FULL_DISK = ("iostream error", "PytorchStreamWriter", "unexpected pos")
 class Progress:
     """Everything the loop needs to go on, beside the states of model, optimizer, schedule and random generators.
 
-    epoch: epochs that are done; batch: batches done of the one under way; step: batches done in all.
+    epoch: epochs that are done; batch: batches done of the one under way; step: batches done in all;
+    seen: what `odmt.meters` counted in the batches of the one under way.
     """
 
     epoch: int = 0
@@ -50,6 +51,7 @@ class Progress:
     best_valid: dict[str, Any] | None = None
     seconds: float = 0.0
     metrics_bytes: int = 0
+    seen: dict[str, int] = field(default_factory=dict)
 
 
 class Checkpoints:

@@ -53,7 +53,7 @@ def start(experiment: Experiment) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="bf16" if experiment.train.bf16 and not by_deepspeed else None,  # None: what it was told
         log_with=list(experiment.trackers) or None,
-        project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=experiment.output),
+        project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=str(experiment.folder)),
         kwargs_handlers=handlers,
     )
     _check_processes(accelerator)

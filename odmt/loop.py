@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
@@ -26,13 +26,15 @@ from odmt.encoders.last_read import naming_files
 from odmt.inputs import unreadable_files
 from odmt.launch import innermost, optimizer_of, settle_deepspeed
 from odmt.lazy_ids import LazyTables, lazy_tables
+from odmt.meters import Meter
 from odmt.model import ODMT
 from odmt.peers import naming_the_dead
 from odmt.pretrained import load_weights, save_weights
-from odmt.run_folder import RunFolder, flat, write_whole
+from odmt.run_folder import RunFolder, write_whole
 from odmt.schedules import distillation_weight, learning_rate
 from odmt.shards import call_alike, gather, shares, whole
 from odmt.stopping import Requests, Stopped
+from odmt.trackers import numbers, open_trackers
 from odmt.types import Batch, Tensor
 from odmt.validation import SELECTED_BY, reduced, validate, validation_users
 
@@ -118,9 +120,9 @@ class _Loop:
             accelerator.print(f"resumed after step {self.progress.step:,} from {checkpoint}")
         if experiment.resume and accelerator.is_main_process:
             folder.truncate_metrics(self.progress.metrics_bytes)
-        if experiment.trackers:
-            accelerator.init_trackers(experiment.folder.name, config=flat(asdict(experiment)))
+        open_trackers(experiment, folder, accelerator, step=self.progress.step)
         self.questions = split.questions("valid", validation_users(split, settings, experiment.seed))
+        self.meter = Meter(accelerator.device, gather_object)
         self.losses: tuple[str, ...] = ()
         self.unseen: list[Tensor] = []
         """Losses of the steps since they were looked at last, [losses] each: to look makes a GPU wait."""
@@ -137,7 +139,7 @@ class _Loop:
         progress, accelerator = self.progress, self.accelerator
         self.batches.epoch, self.batches.first = progress.epoch, progress.batch
         randomness = torch.get_rng_state()
-        batches = iter(self.loader)  # draws a number, which a resumed epoch drew when it began
+        batches = self.meter.watch(self.loader)  # draws a number, which a resumed epoch drew when it began
         if progress.batch:
             torch.set_rng_state(randomness)
         bar = tqdm(
@@ -217,9 +219,10 @@ class _Loop:
                 if self.accelerator.is_main_process:
                     save_weights(self.model, self.checkpoints.weights_of(epoch))
         self._keep_time()
-        self._log({"seconds": round(progress.seconds, 1), "valid": valid})
+        figures = self.meter.end(progress.seen)
+        self._log({"seconds": round(progress.seconds, 1), **figures, "valid": valid})
         progress.epoch, progress.batch = epoch, 0
-        self.accelerator.print(_summary(valid, progress))
+        self.accelerator.print(_summary(valid, progress, figures["speed"]))
         self._save()
         if not self.is_over():
             self._save_if_asked()
@@ -229,7 +232,8 @@ class _Loop:
         if save and self.saved != (self.progress.step, self.progress.epoch):
             if self.unseen:
                 self._checked()
-            self._save()
+            with self.meter.aside(self.progress.seen):
+                self._save()
         if stop:
             self.accelerator.print(f"stopped after step {self.progress.step:,}; the same command with --resume goes on")
             raise Stopped
@@ -256,9 +260,7 @@ class _Loop:
         line = {"step": self.progress.step, "epoch": self.progress.epoch + 1, **values}
         if self.accelerator.is_main_process:
             self.folder.append_metrics(line)
-        # not every tracker takes an @ in a name
-        numbers = {name.replace("@", "_at_"): value for name, value in flat(line).items() if name != "step"}
-        self.accelerator.log(numbers, step=line["step"])
+        self.accelerator.log(numbers(line), step=line["step"])
 
 
 def _groups(model: ODMT, settings: TrainConfig, lazy: LazyTables) -> list[dict[str, Any]]:
@@ -274,7 +276,8 @@ def _groups(model: ODMT, settings: TrainConfig, lazy: LazyTables) -> list[dict[s
     return groups
 
 
-def _summary(valid: Mapping[str, Mapping[str, float]], progress: Progress) -> str:
+def _summary(valid: Mapping[str, Mapping[str, float]], progress: Progress, speed: Mapping[str, float]) -> str:
     heads = "  ".join(f"{head} {values[SELECTED_BY]:.4f}" for head, values in valid.items())
     mark = "  (best so far)" if progress.best_epoch == progress.epoch else ""
-    return f"epoch {progress.epoch}: validation {SELECTED_BY}  {heads}{mark}"
+    pace = f"  {speed['users_per_s']:,.0f} users/s" if "users_per_s" in speed else ""
+    return f"epoch {progress.epoch}: validation {SELECTED_BY}  {heads}{pace}{mark}"

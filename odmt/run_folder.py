@@ -43,6 +43,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.unreadable = path / "unreadable.json"
         self.broken_batch = path / "broken_batch.json"
+        self.trackers = path / "trackers.json"
         self.lock = path / ".lock"
 
     def claim(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:

@@ -25,6 +25,7 @@ from odmt.loop import fit
 from odmt.model import ODMT
 from odmt.pretrained import build_model, save_pretrained
 from odmt.run_folder import RunFolder, write_whole
+from odmt.trackers import closing_trackers
 from odmt.validation import evaluate
 
 __all__ = ["fit", "run"]
@@ -52,17 +53,17 @@ def run(experiment: Experiment) -> Path:
     if folder.result.exists():
         accelerator.print(f"{folder.path} is finished; its result is {folder.result}")
         return folder.path
-    progress = fit(model, split, experiment, folder=folder, accelerator=accelerator, checkpoint=checkpoint)
-    questions = split.questions("test")
-    found = evaluate(model, questions, experiment, accelerator)
-    if accelerator.is_main_process:
-        how = {"mask_history": experiment.train.mask_history, "repeats": experiment.train.repeats}
-        found["most-popular"] = popularity_ranks(split.item_counts(), questions, **how)
-        save_pretrained(model, experiment, folder.model)
-        folder.save_ranks(questions.users, found)
-        _write_result(folder, dataset.name, experiment, progress, model, found)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    with closing_trackers(accelerator):
+        progress = fit(model, split, experiment, folder=folder, accelerator=accelerator, checkpoint=checkpoint)
+        questions = split.questions("test")
+        found = evaluate(model, questions, experiment, accelerator)
+        if accelerator.is_main_process:
+            how = {"mask_history": experiment.train.mask_history, "repeats": experiment.train.repeats}
+            found["most-popular"] = popularity_ranks(split.item_counts(), questions, **how)
+            save_pretrained(model, experiment, folder.model)
+            folder.save_ranks(questions.users, found)
+            _write_result(folder, dataset.name, experiment, progress, model, found)
+        accelerator.wait_for_everyone()
     return folder.path
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from odmt.meters import peak_bytes
 
 __all__ = [
     "add_arguments",
@@ -105,19 +105,9 @@ def in_child(function: Callable[..., Any], *arguments: Any, device: str = "cpu")
 
 
 def _with_peak(function: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> tuple[Any, int]:
-    before = peak_bytes(device)
+    before = peak_bytes(torch.device(device))
     value = function(*arguments)
-    return value, peak_bytes(device) - before
-
-
-def peak_bytes(device: str) -> int:
-    """Give the most memory that this process has held, on the GPU or resident in RAM."""
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():  # not getrusage: there, Linux lets a child inherit its parent's peak
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return value, peak_bytes(torch.device(device)) - before
 
 
 def peak_above(run: Callable[[], object], device: torch.device) -> int:
@@ -127,9 +117,9 @@ def peak_above(run: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
     else:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
-        before = peak_bytes("cpu")
+        before = peak_bytes(device)
     run()
-    return peak_bytes(device.type) - before
+    return peak_bytes(device) - before
 
 
 def available_bytes(device: torch.device) -> int:

@@ -98,11 +98,6 @@ def test_bf16_trains(dataset: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "result.json").read_text())["test"]["ensemble"]["HR@10"] > 0.5
 
 
-def test_trackers_are_accelerates_own(dataset: Path, tmp_path: Path) -> None:
-    folder = run(experiment(dataset, tmp_path, "--trackers=tensorboard", "--train.epochs=1"))
-    assert list(folder.parent.rglob("events.out.tfevents.*"))
-
-
 def test_a_subset_validates_and_everybody_is_tested(dataset: Path, tmp_path: Path) -> None:
     folder = run(experiment(dataset, tmp_path, "--train.eval-users=10", "--train.epochs=1"))
     result = json.loads((folder / "result.json").read_text())

@@ -35,5 +35,6 @@ def experiment(dataset: Path, output: Path, *more: str) -> Experiment:
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
+    """Read what was logged, without what depends on the time and the machine."""
     read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in read]
+    return [{name: value for name, value in line.items() if name not in ("seconds", "speed")} for line in read]
