@@ -44,7 +44,7 @@ def encode_catalogue(model: ODMT, experiment: Experiment, accelerator: Accelerat
             workers=experiment.data.workers if model.encoders else 0,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            add=partial(reduced, accelerator, how="sum"),
+            add=_summed,
             progress=partial(tqdm, desc="encode", unit="chunk", leave=False, disable=not shown),
         )
     if model.encoders:
@@ -80,6 +80,12 @@ def evaluate(
     return {
         head: reduced(accelerator, torch.from_numpy(r).to(device), "sum").cpu().numpy() for head, r in found.items()
     }
+
+
+def _summed(table: Tensor) -> Tensor:
+    """Add up what all processes have, in place: a large catalogue's table is too large to hold twice."""
+    torch.distributed.all_reduce(table)
+    return table
 
 
 def validation_users(split: LeaveTwoOut, settings: TrainConfig, seed: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from odmt import ODMT, ItemFeatures, LeaveTwoOut, metrics, ranks
 from odmt.evaluate import mask_seen, popularity_ranks, rank_targets, top_items
+from odmt.types import Questions
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=6, max_size=6), min_size=1, max_size=5), st.data())
@@ -136,6 +137,28 @@ def test_ranks_equal_the_plain_way(trained: tuple[ODMT, LeaveTwoOut]) -> None:
         allowed = [i for i in range(1, 41) if i == target or i not in events[:-1]]
         better = sum(scores[i] > scores[target] for i in allowed)
         assert found["ensemble"][row] == 1 + better
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_popularity_ranks_as_a_model_that_scores_by_it_would(data: st.DataObject) -> None:
+    counts = np.array([0, *(data.draw(st.integers(0, 3)) for _ in range(6))])
+    users = data.draw(st.integers(1, 5))
+    seen = np.array([[data.draw(st.integers(0, 6)) for _ in range(4)] for _ in range(users)])
+    targets = np.array([data.draw(st.integers(1, 6)) for _ in range(users)])
+    questions = Questions(np.arange(users), seen, seen, targets)
+    for masks in (True, False):
+        for repeats in ("rank", "miss"):
+            expected = ranks(
+                lambda histories: {"popular": torch.ones(len(histories), 1)},
+                {"popular": torch.from_numpy(counts).float()[:, None]},
+                questions,
+                combine=lambda scores: scores["popular"],
+                mask_history=masks,
+                repeats=repeats,
+            )["popular"]
+            found = popularity_ranks(counts, questions, mask_history=masks, repeats=repeats, tile=2)
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_popularity_needs_no_model(trained: tuple[ODMT, LeaveTwoOut]) -> None:

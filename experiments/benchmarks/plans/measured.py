@@ -22,6 +22,7 @@ from odmt.config import Experiment, parse
 from odmt.meters import peak_bytes
 from odmt.types import Batch, Tokens
 
+from .. import machine
 from ..workload import Shape, make_workload
 
 __all__ = ["CONFIGS", "Measured", "measure_steps"]
