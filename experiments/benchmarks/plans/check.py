@@ -81,6 +81,7 @@ POINTS = (
     Point("DDP x 2, ID-aware transformer, batch 256", "paper", TEXT.but(batch=256), processes=2),
     Point("lazy ids, a million items", "id_only", IDS.but(num_items=1_000_000), flags=LAZY),
     Point("DDP x 2, lazy ids", "id_only", IDS, processes=2, flags=LAZY),
+    Point("DDP x 2, lazy ids, evaluated, too", "id_only", IDS, processes=2, how="evaluated", flags=LAZY),
     Point("ZeRO-1 x 2, ids", "id_only", IDS, engine="zero1", processes=2),
     Point("ZeRO-2 x 2, ids", "id_only", IDS, engine="zero2", processes=2),
 )

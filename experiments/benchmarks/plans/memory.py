@@ -15,8 +15,7 @@ With P numbers in the model's parameters, N processes, 4 bytes a number, and the
     training    all that lives between batches + what the step's forward and backward pass hold at their peak
     update      the same with all gradients and no activations
     evaluation  the same without gradients + the tables of the catalogue and the most of: a chunk of it being encoded;
-                the tables once more, where processes add theirs up (`odmt.validation.reduced` copies); scores of the
-                users that are scored at once
+                scores of the users that are scored at once
 
 The catalogue's numbers are float32 also under --train.bf16, which multiplies in bfloat16 and keeps everything else.
 """
@@ -88,7 +87,7 @@ def moments(
     step: of one of the engine's processes. encoding: of a chunk of the catalogue. bucket: numbers of ZeRO's bucket.
     """
     lasting = _lasting(engine, model, step)
-    evaluation = _evaluation(engine, lasting, model, encoding, dim, device)
+    evaluation = _evaluation(lasting, model, encoding, dim, device)
     if engine.name == "ddp":
         dense = sum(_dense(engine, model, step).values())
         rows = step.peak.gradients if engine.lazy else 0
@@ -145,10 +144,8 @@ def _shares(sizes: Sequence[int], processes: int) -> list[list[int]]:
     ]
 
 
-def _evaluation(
-    engine: Engine, lasting: Mapping[str, int], model: ODMT, encoding: Step, dim: int, device: str
-) -> Moment:
-    """Give the moment of evaluation that asks for most: encoding, adding the tables of all processes up, or ranking.
+def _evaluation(lasting: Mapping[str, int], model: ODMT, encoding: Step, dim: int, device: str) -> Moment:
+    """Give the moment of evaluation that asks for most: encoding, or ranking.
 
     Scores of some users: every head's, the ensemble's where it is another, and what tells them from the target's.
     """
@@ -158,7 +155,6 @@ def _evaluation(
     scores = 4 * rows * users * (heads + (heads > 1) + 1)
     made = [
         Moment("evaluation", **lasting, tables=tables, activations=encoding.peak.total),
-        Moment("evaluation", **lasting, tables=tables * (2 if engine.processes > 1 else 1)),
         Moment("evaluation", **lasting, tables=tables, scores=scores),
     ]
     return max(made, key=lambda moment: moment.total)

@@ -73,8 +73,8 @@ class Reading:
     def _shape(self, users: slice, first: int) -> tuple[int, int]:
         return len(range(*users.indices(self.users))), self.width - first - 1
 
-    def user_parts(self, mask: Tensor) -> tuple[slice, list[tuple[slice, int]]]:
-        del mask
+    def user_parts(self, mask: Tensor, *, at_once: bool) -> tuple[slice, list[tuple[slice, int]]]:
+        del mask, at_once
         return slice(None), self.parts
 
 
