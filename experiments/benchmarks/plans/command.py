@@ -174,7 +174,7 @@ def _configurations(experiment: Experiment, arguments: Namespace) -> list[Config
     """Give what is compared: one GPU, and every engine on all; ZeRO as odmt.launch accepts it."""
     found = [Configuration(experiment, Engine("ddp"))]
     if arguments.gpus > 1:
-        plain = replace(experiment, train=replace(experiment.train, bf16=False, id_updates="dense"))
+        plain = replace(experiment, train=replace(experiment.train, id_updates="dense"))
         found += [
             Configuration(experiment if name == "ddp" else plain, Engine(name, arguments.gpus))
             for name in arguments.engines

@@ -42,10 +42,7 @@ def told(
     print(f"\nGB per GPU at the moments that ask for most; {room / 1e9:.1f} GB may be used\n")
     print(_memory(found, room))
     if any(one.experiment.train != settings.train for one in configurations):
-        print(
-            "(ZeRO without --train.bf16 and --train.id-updates lazy, which odmt.launch refuses there; the rate is "
-            "taken for all)"
-        )
+        print("(ZeRO with --train.id-updates dense: odmt.launch refuses lazy ids there)")
     largest = {str(one): planned.largest_batch(one, room) for one in configurations}
     most = MOST_BATCHES * settings.train.batch_size
     print("")
