@@ -15,6 +15,9 @@ from odmt.types import Questions
 
 __all__ = ["LeaveTwoOut"]
 
+AT_ONCE = 1 << 16
+"""Users whose events are looked up at a time."""
+
 
 class LeaveTwoOut:
     """Split histories given as `offsets` [users + 1] and `items` [events], memory-mapped or not."""
@@ -41,11 +44,15 @@ class LeaveTwoOut:
         return self._windows(self.starts[users], self.stops[users] - 2)
 
     def questions(self, part: Literal["valid", "test"], users: np.ndarray | None = None) -> Questions:
-        """Give the evaluation of `users` (all of them by default); histories have exactly `length` columns."""
+        """Give the evaluation of `users` (all of them by default); histories have exactly `length` columns, and ids the
+        type that they are stored in: there may be many millions of users.
+        """
         users = np.arange(self.num_users) if users is None else users
         target = self.stops[users] - (1 if part == "test" else 2)
-        histories = self._windows(np.maximum(self.starts[users], target - self.length), target, width=self.length)
-        return Questions(users, histories, self._windows(self.starts[users], target), np.asarray(self.items[target]))
+        first, kept = np.maximum(self.starts[users], target - self.length), self.items.dtype
+        histories = self._windows(first, target, width=self.length, kept=kept)
+        seen = self._windows(self.starts[users], target, kept=kept)
+        return Questions(users, histories, seen, np.asarray(self.items[target]))
 
     def item_counts(self) -> np.ndarray:
         """Count how often each item occurs in the training events: [num_items + 1]."""
@@ -58,7 +65,13 @@ class LeaveTwoOut:
         counts[0] = 0
         return counts
 
-    def _windows(self, starts: np.ndarray, stops: np.ndarray, *, width: int = 0) -> np.ndarray:
+    def _windows(
+        self, starts: np.ndarray, stops: np.ndarray, *, width: int = 0, kept: np.dtype | type = np.int64
+    ) -> np.ndarray:
         width = width or int((stops - starts).max(initial=0))
-        index = stops[:, None] - np.arange(width, 0, -1)
-        return np.where(index >= starts[:, None], self.items[np.maximum(index, 0)], 0).astype(np.int64)
+        found = np.empty((len(stops), width), kept)
+        for first in range(0, len(stops), AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            index = stops[some, None] - np.arange(width, 0, -1)
+            found[some] = np.where(index >= starts[some, None], self.items[np.maximum(index, 0)], 0)
+        return found

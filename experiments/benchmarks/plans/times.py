@@ -11,7 +11,7 @@
     histories   8 (users + 1) + 4 interactions, and 8 more per interaction where there are times
     checkpoints 12 bytes per parameter each (weights and moments), as many as are kept, and the best weights, 4
     host        per process 24 users (first and last events, the epoch's order) + items x (16 per modality + 16)
-                + of the users that are asked about 8 (2 length + 4), and 2 x 8 (length + 1) more while it is made
+                + of the users that are asked about 4 (2 length + 5) for their histories, and length + 24 in ranking
 
 The formula for a step is a floor in time as `growth.py`'s is: small products do not reach the rate of large ones.
 """
@@ -122,8 +122,8 @@ def host_bytes(shape: DatasetShape, modalities: int, length: int, asked: int) ->
     return {
         "users and their order": 24 * shape.users,
         "items": shape.items * (16 * modalities + 16),
-        "users that validate": 8 * asked * (2 * length + 4),
-        "users that test, while they are made": 8 * shape.users * (2 * length + 4 + 2 * (length + 1)),
+        "users that validate": 4 * asked * (2 * length + 5),
+        "users that test, while they are ranked": shape.users * (4 * (2 * length + 5) + length + 24),
     }
 
 
