@@ -1,10 +1,10 @@
 """Checkpoints of a run: written aside, hashed, and renamed into place; a run goes on from the newest that is whole.
 
-`checkpoints/step-0000012000/` holds what accelerate keeps of model, optimizer and schedule (safetensors, and tensors
-that torch reads with `weights_only`; DeepSpeed and FSDP write formats of their own), the random generators of each
-process as JSON, and `checkpoint.json`, written last: how far the run was, and size and hash of every file, the best
-weights included, which lie beside as `best-00003.safetensors`: once, so that where they are damaged, so are
-all checkpoints that ask for them. All processes must see the same folder.
+`checkpoints/step-0000012000/` holds what accelerate keeps of model and optimizer (safetensors, and tensors that torch
+reads with `weights_only`; DeepSpeed writes a format of its own), `loop.pt` of the schedule and of lazy ids, read so, too,
+the random generators of each process as JSON, and `checkpoint.json`, written last: how far the run was, and size and hash
+of every file, the best weights included, which lie beside as `best-00003.safetensors`: once, so that where they are
+damaged, so are all checkpoints that ask for them. All processes must see the same folder.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,9 +29,11 @@ from odmt.data.folder_name import flush
 from odmt.data.manifest import hash_file
 from odmt.run_folder import write_whole
 
-__all__ = ["Checkpoints", "Progress"]
+__all__ = ["Checkpoints", "Progress", "loop_states"]
 
 MANIFEST = "checkpoint.json"
+LOOP = "loop.pt"
+"""What the loop keeps of its own: read with `weights_only`, which accelerate does not do for what is registered."""
 FULL_DISK = ("iostream error", "PytorchStreamWriter", "unexpected pos")
 """What torch says where it cannot write."""
 
@@ -54,12 +56,24 @@ class Progress:
     seen: dict[str, int] = field(default_factory=dict)
 
 
-class Checkpoints:
-    """Keep the newest `keep` checkpoints of a run in `folder`, and the best weights that they may be asked for."""
+@runtime_checkable
+class Stateful(Protocol):
+    """Name what is asked of the loop's own things."""
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
+
+class Checkpoints:
+    """Keep the newest `keep` checkpoints of a run in `folder`, and the best weights that they may be asked for.
+
+    loop: by name, what else has a state, alike on all processes; of numbers, text and tensors.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, loop: Mapping[str, Stateful] | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self.loop = loop or {}
 
     def weights_of(self, epoch: int) -> Path:
         """Name the weights kept of an epoch that was the best when it ended."""
@@ -91,6 +105,8 @@ class Checkpoints:
     def load(self, accelerator: Accelerator, path: Path) -> Progress:
         """Bring the prepared model, optimizer, schedule and this process's random generators to where they were."""
         accelerator.load_state(str(path))
+        for name, state in loop_states(path).items():
+            self.loop[name].load_state_dict(state)
         _set_randomness(json.loads((path / _randomness_of(accelerator)).read_text()))
         told = _told(path)
         assert told is not None, "newest() has read it"
@@ -106,6 +122,8 @@ class Checkpoints:
         randomness = json.dumps(_randomness())  # before anything else may draw
         try:
             accelerator.save_state(str(partial))
+            if accelerator.is_main_process:
+                torch.save({name: one.state_dict() for name, one in self.loop.items()}, partial / LOOP)
         except (RuntimeError, SafetensorError) as error:
             # how safetensors and torch report a full disk; others are of memory, or of processes that are gone
             if isinstance(error, RuntimeError) and not any(words in str(error) for words in FULL_DISK):
@@ -167,6 +185,11 @@ class Checkpoints:
         for path in self.folder.glob("best-*"):
             if path.resolve() not in needed:
                 path.unlink()
+
+
+def loop_states(checkpoint: Path) -> dict[str, Any]:
+    """Read the states of the loop's own things, by name, into the memory of the processor."""
+    return torch.load(checkpoint / LOOP, map_location="cpu", weights_only=True)
 
 
 def _told(path: Path) -> dict[str, Any] | None:

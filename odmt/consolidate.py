@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 
-from odmt.checkpoints import Checkpoints
+from odmt.checkpoints import Checkpoints, loop_states
 from odmt.config import Experiment, parse
 from odmt.data.format import find_dataset, open_dataset
 from odmt.inputs import encoders_of, features_of
@@ -36,7 +36,8 @@ def consolidate(checkpoint: str | Path, out: str | Path) -> Path:
     """Write the model as it was in `checkpoint` to the folder `out`, which is returned; the run's dataset and features
     must be where its configuration says.
 
-    Raises ValueError where the checkpoint is damaged, of no run, or of a run on other data, or `out` holds something.
+    Raises ValueError where the checkpoint is damaged (the best weights by themselves are not checked), of no run, or of
+    a run on other data, or `out` holds something.
     """
     path, out = Path(checkpoint).resolve(), Path(out)
     run = RunFolder(path.parent.parent)
@@ -69,7 +70,7 @@ def consolidate(checkpoint: str | Path, out: str | Path) -> Path:
 def _settle(model: ODMT, experiment: Experiment, checkpoint: Path) -> None:
     """Let rows of id tables that take their steps when they are read take all."""
     if experiment.train.id_updates == "lazy":
-        state = torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True)  # after that of the schedule
+        state = loop_states(checkpoint)["lazy"]
         lazy = lazy_tables(model, experiment.train, steps=state["taken"])
         lazy.load_state_dict(state)
         lazy.settle()
@@ -97,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = parser.parse_args(argv)
     try:
         out = consolidate(chosen.checkpoint, chosen.out)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"wrote {out}")

@@ -5,12 +5,16 @@ a row stands still until a batch reads it, and then makes up for what it missed.
 the last that it took, eta_j the learning rates and lambda the weight decay, its weights after step t are
 
     p_t = p_s prod_{j=s+1..t} (1 - eta_j lambda)
-          - m / (sqrt(v) + eps) sum_{j=s+1..t} eta_j c_j rho^(j-s) prod_{i=j+1..t} (1 - eta_i lambda)
-    rho = beta1 / sqrt(beta2),  c_j = sqrt(1 - beta2^j) / (1 - beta1^j),  m_t = beta1^(t-s) m,  v_t = beta2^(t-s) v,
+          - m / (sqrt(v) + eps_s) sum_{j=s+1..t} eta_j c_j rho^(j-s) prod_{i=j+1..t} (1 - eta_i lambda)
+    rho = beta1 / sqrt(beta2),  c_j = sqrt(1 - beta2^j) / (1 - beta1^j),  eps_s = eps sqrt(1 - beta2^s),
+    m_t = beta1^(t-s) m,  v_t = beta2^(t-s) v,
 
-which are AdamW's own but for eps, which AdamW adds to a root that has shrunk meanwhile: equal where eps is 0. A row's
-gradient is then applied as AdamW does, eps included. The product and the sum depend on s and t alone, and are kept for
-every s. Nothing is as large as the catalogue in a step but the table and its moments, which lie still.
+which are AdamW's own but for eps: with it, AdamW's is eps sqrt(1 - beta2^j), beside a root that shrinks by
+sqrt(beta2) a step. A row's gradient is then applied as AdamW does, eps included. The product and the sum depend on s
+and t alone, and are kept for every s. Nothing is as large as the catalogue in a step but the table and its moments,
+which lie still.
+
+Every process has the whole table, and all move the same rows by the same gradient, so that tables stay alike.
 """
 
 from __future__ import annotations
@@ -21,13 +25,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from odmt.config import TrainConfig
-from odmt.types import Float, Int, Tensor
+from odmt.items import ItemEncoder
+from odmt.types import Int, Tensor
 
-__all__ = ["LazyTables", "lazy_tables"]
+__all__ = ["LazyTables", "id_tables", "lazy_tables"]
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 """As torch.optim.AdamW has them."""
@@ -40,12 +46,18 @@ def lazy_tables(model: nn.Module, settings: TrainConfig, *, steps: int) -> LazyT
     """Take the id tables of a model, where the settings ask for it, out of the hands of what averages gradients over
     processes, and into these; none otherwise.
     """
-    tables: dict[str, nn.Embedding] = {}
-    if settings.id_updates == "lazy":
-        tables = {name: made for name, made in model.named_modules() if name.split(".")[-1] == "id_table"}  # pyright: ignore[reportAssignmentType]
+    tables = id_tables(model) if settings.id_updates == "lazy" else {}
     names = [f"{name}.weight" for name in tables]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+    for table in tables.values():
+        broadcast(table.weight.detach())  # as it would; machines need not round alike what tables start from
     return LazyTables(tables, lr=settings.lr, weight_decay=settings.weight_decay, steps=steps)
+
+
+def id_tables(model: nn.Module) -> dict[str, nn.Embedding]:
+    """Find the id tables of a model, by name."""
+    encoders = [(name, made) for name, made in model.named_modules() if isinstance(made, ItemEncoder)]
+    return {f"{name}.id_table".lstrip("."): made.id_table for name, made in encoders if "id" in made.inputs}
 
 
 class LazyTables:
@@ -82,11 +94,19 @@ class LazyTables:
         for table in self.tables.values():
             table.read_by(self._catch_up)
 
-    def collect(self, accelerator: Accelerator) -> list[Tensor]:
-        """Take the gradients off the tables, the mean over processes: per table something whose `grad` is [rows, width]
-        and can be clipped with the others'.
+    def collect(self, accelerator: Accelerator, items: Int[Tensor, " items"], *, shared: bool = False) -> list[Tensor]:
+        """Take the gradients of a batch's distinct items off the tables, the mean over processes: per table something
+        whose `grad` is [rows, width] and can be clipped with the others'.
+
+        shared: whether these are the items of all processes, whose rows then need not be asked for, or of this one.
         """
-        return [table.collect(accelerator) for table in self.tables.values()]
+        return [table.collect(accelerator, items, shared=shared) for table in self.tables.values()]
+
+    def release(self) -> None:
+        """Let go of the tables, which are what they were to others, and drop the moments; `settle` first."""
+        for table in self.tables.values():
+            table.release()
+        self.tables = {}
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -142,7 +162,8 @@ class LazyTables:
         decays = [torch.pow(beta, (t - s).double()) for beta in self.betas]
         kept, pushed, beta1, beta2 = (x.to(dtype)[:, None] for x in (kept.exp(), pushed, *decays))
         m, v = table.m[rows], table.v[rows]
-        weight = table.weight[rows].mul_(kept).sub_(m.div(v.sqrt().add_(self.eps)).mul_(pushed))
+        eps = (1 - torch.pow(self.betas[1], s.clamp(min=1).double())).sqrt().mul_(self.eps).to(dtype)[:, None]
+        weight = table.weight[rows].mul_(kept).sub_(m.div(v.sqrt().add_(eps)).mul_(pushed))
         table.put(rows, weight, m.mul_(beta1), v.mul_(beta2), t)
 
 
@@ -164,7 +185,11 @@ class _Table:
             if module.training:
                 catch_up(self, arguments[0].flatten())
 
-        self.module.register_forward_pre_hook(before)
+        self._hook = self.module.register_forward_pre_hook(before)
+
+    def release(self) -> None:
+        self._hook.remove()
+        self.module.sparse = False
 
     def put(self, rows: Tensor, weight: Tensor, m: Tensor, v: Tensor, step: int) -> None:
         self.weight.index_copy_(0, rows, weight)
@@ -172,31 +197,29 @@ class _Table:
         self.v.index_copy_(0, rows, v)
         self.last.index_fill_(0, rows, step)
 
-    def collect(self, accelerator: Accelerator) -> Float[Tensor, "rows width"]:
+    def collect(self, accelerator: Accelerator, items: Tensor, *, shared: bool) -> Tensor:
         found = self.weight.grad
         self.weight.grad = None
-        rows, gradient = self.rows[:0], self.gradient[:0]
+        self.rows = items.sort().values
+        if accelerator.num_processes > 1 and not shared:
+            self.rows = _of_all(self.rows, accelerator)
+        self.gradient = self.m.new_zeros(len(self.rows), self.m.shape[1])
         if found is not None:
-            found = found.coalesce()
-            rows, gradient = found.indices()[0], found.values()
+            places = torch.searchsorted(self.rows, found._indices()[0])
+            self.gradient.index_add_(0, places, found._values())
         if accelerator.num_processes > 1:
-            rows, gradient = _of_all(rows, gradient, accelerator)
-        self.rows, self.gradient = rows, gradient
-        clipped = gradient.detach()  # the same numbers
-        clipped.grad = gradient
+            torch.distributed.all_reduce(self.gradient)
+            self.gradient.div_(accelerator.num_processes)
+        clipped = self.gradient.detach()  # the same numbers
+        clipped.grad = self.gradient
         return clipped
 
 
-def _of_all(rows: Tensor, gradient: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """Give the mean gradient of the rows that any process has one of."""
-    world = accelerator.num_processes
+def _of_all(rows: Int[Tensor, " own"], accelerator: Accelerator) -> Int[Tensor, " rows"]:
+    """Give the rows that any process has, each of a batch of its own, in order."""
     longest = int(_gathered(torch.tensor([len(rows)], device=rows.device), accelerator).max())
-    missing = longest - len(rows)
-    rows = _gathered(nn.functional.pad(rows, (0, missing)), accelerator)
-    gradient = _gathered(nn.functional.pad(gradient, (0, 0, 0, missing)), accelerator)
-    found, places = rows.unique(return_inverse=True)
-    total = gradient.new_zeros(len(found), gradient.shape[1]).index_add_(0, places, gradient).div_(world)
-    return found[found > 0], total[found > 0]  # 0 is padding, of the table and of these
+    found = _gathered(nn.functional.pad(rows, (0, longest - len(rows))), accelerator).unique()
+    return found[found > 0]
 
 
 def _gathered(value: Tensor, accelerator: Accelerator) -> Tensor:

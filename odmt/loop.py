@@ -63,6 +63,7 @@ def fit(
             loop.end_an_epoch()
     if loop.progress.epoch < settings.epochs:
         accelerator.print(f"stopped: no better validation {SELECTED_BY} for {settings.patience} epochs")
+    loop.lazy.release()
     gather(loop.wrapped)  # for good: no step follows
     load_weights(model, loop.checkpoints.weights_of(loop.progress.best_epoch))
     return loop.progress
@@ -111,8 +112,8 @@ class _Loop:
         rates = partial(learning_rate, settings=settings, steps=steps)
         self.schedule = LambdaLR(innermost(self.optimizer), rates)
         call_alike(self.wrapped)
-        accelerator.register_for_checkpointing(self.schedule, *([self.lazy] if self.lazy.tables else []))
-        self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints)
+        loop = {"schedule": self.schedule} | ({"lazy": self.lazy} if self.lazy.tables else {})
+        self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints, loop=loop)
         self.requests = Requests(accelerator, minutes=settings.checkpoint_minutes)
         self.progress = Progress()
         if checkpoint is not None:
@@ -168,7 +169,7 @@ class _Loop:
         done = progress.epoch + (progress.batch / len(self.batches) if self.experiment.distill.ramp_by == "step" else 1)
         losses = self.wrapped(batch, distill_weight=distillation_weight(self.experiment.distill, done))
         accelerator.backward(sum(losses.values()))
-        rows = self.lazy.collect(accelerator)
+        rows = self.lazy.collect(accelerator, batch.items, shared=batch.part is not None)
         if self.settings.clip:
             accelerator.clip_grad_norm_([*self.wrapped.parameters(), *rows], self.settings.clip)
         self.optimizer.step()

@@ -74,8 +74,7 @@ def check(experiment: Experiment) -> None:
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_component(model.similarity, SIMILARITIES, "similarity")
     _check_component(model.loss, LOSSES, "loss")
-    if experiment.train.id_updates == "lazy" and _name(model.loss) == "full":
-        raise ConfigError("model.loss=full reads every id at every step; write --train.id-updates dense")
+    _check_lazy_ids(experiment)
     _check_component(model.ensemble, ENSEMBLES, "ensemble")
     if model.join != "none":
         _check_component(model.join, JOINS, "join")
@@ -89,6 +88,24 @@ def check(experiment: Experiment) -> None:
         )
     _check_heads(model)
     _check_distillation(experiment)
+
+
+def _check_lazy_ids(experiment: Experiment) -> None:
+    model, train = experiment.model, experiment.train
+    if train.id_updates == "dense":
+        return
+    if "id" not in model.streams:
+        raise ConfigError(
+            f"train.id_updates=lazy, but 'id' is not among model.streams={list(model.streams)}; write "
+            "--train.id-updates dense"
+        )
+    if _name(model.loss) == "full":
+        raise ConfigError("model.loss=full reads every id at every step; write --train.id-updates dense")
+    if not train.lr * train.weight_decay < 1:
+        raise ConfigError(
+            f"train.lr={train.lr} times train.weight_decay={train.weight_decay} is not below 1, and ids would change "
+            "their sign at every step; lower --train.lr or --train.weight-decay"
+        )
 
 
 def _check_features(experiment: Experiment) -> None:

@@ -102,7 +102,7 @@ def _step(kind: str, items: int, arguments: Namespace) -> float:
     def step(number: int) -> None:
         batch = make_batch(workload.histories(number), workload.features, ()).to(device)
         torch.stack(list(model(batch).values())).sum().backward()
-        rows = lazy.collect(accelerator)
+        rows = lazy.collect(accelerator, batch.items)
         torch.nn.utils.clip_grad_norm_([*model.parameters(), *rows], 5.0)
         optimizer.step()
         lazy.step(1e-3)

@@ -155,12 +155,14 @@ class Planned:
         sizes = [configured]
         while sizes[-1] < MOST_BATCHES * configured and self._fits(asked, sizes[-1], room):
             sizes.append(2 * sizes[-1])
-        while sizes[-1] > asked.engine.processes and not self._fits(asked, sizes[-1], room) and len(sizes) == 1:
-            sizes = [sizes[0] // 2]
         if self._fits(asked, sizes[-1], room):
             return sizes[-1]
-        low, high = (sizes[-2], sizes[-1]) if len(sizes) > 1 else (0, sizes[-1])
-        while low and high - low > high // 16:
+        while len(sizes) == 1 or not self._fits(asked, sizes[0], room):
+            if sizes[0] // 2 < asked.engine.processes:
+                return 0
+            sizes = [sizes[0] // 2, sizes[0]]
+        low, high = sizes[-2:]
+        while high - low > high // 16:
             middle = (low + high) // 2
             low, high = (middle, high) if self._fits(asked, middle, room) else (low, middle)
         return low

@@ -28,6 +28,7 @@ from odmt.config import Experiment
 from odmt.data.features import ItemFeatures
 from odmt.data.tokens import TokenTable
 from odmt.items import STORED_CHUNK, evaluating
+from odmt.lazy_ids import id_tables
 from odmt.model import ODMT
 from odmt.pretrained import build_model
 from odmt.types import Batch, Part, Tokens
@@ -77,7 +78,7 @@ def hollow_model(experiment: Experiment, num_items: int, tokens: Mapping[str, It
 
 def table_names(model: nn.Module) -> set[str]:
     """Name the parameters that hold a row per item."""
-    return {name for name, _ in model.named_parameters() if name.rpartition(".")[0].endswith("id_table")}
+    return {f"{name}.weight" for name in id_tables(model)}
 
 
 def hollow_step(

@@ -121,7 +121,7 @@ def _train(experiment: Experiment, shape: Shape, *, evaluated: bool) -> dict[str
         def step() -> None:
             losses = wrapped(batch, distill_weight=1.0)  # noqa: B023 - called at once
             accelerator.backward(sum(losses.values()))
-            rows = lazy.collect(accelerator)
+            rows = lazy.collect(accelerator, batch.items, shared=world > 1)  # noqa: B023
             accelerator.clip_grad_norm_([*wrapped.parameters(), *rows], experiment.train.clip)
             optimizer.step()
             lazy.step(experiment.train.lr)
