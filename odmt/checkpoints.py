@@ -1,10 +1,10 @@
 """Checkpoints of a run: written aside, hashed, and renamed into place; a run goes on from the newest that is whole.
 
 `checkpoints/step-0000012000/` holds what accelerate keeps of model and optimizer (safetensors, and tensors that torch
-reads with `weights_only`; DeepSpeed writes a format of its own), `loop.pt` of the schedule and of lazy ids, read so, too,
-the random generators of each process as JSON, and `checkpoint.json`, written last: how far the run was, and size and hash
-of every file, the best weights included, which lie beside as `best-00003.safetensors`: once, so that where they are
-damaged, so are all checkpoints that ask for them. All processes must see the same folder.
+reads with `weights_only`; DeepSpeed writes a format of its own), `loop.pt` of the schedule and of lazy ids, read so,
+too, the random generators of each process as JSON, and `checkpoint.json`, written last: how far the run was, and size
+and hash of every file, the best weights included, which lie beside as `best-00003.safetensors`: once, so that where
+they are damaged, so are all checkpoints that ask for them. All processes must see the same folder.
 """
 
 from __future__ import annotations

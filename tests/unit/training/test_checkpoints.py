@@ -94,9 +94,9 @@ def test_the_newest_are_kept_with_the_weights_they_ask_for(
 
 def test_a_checkpoint_holds_nothing_that_runs_code(whole: Path) -> None:
     newest = sorted((whole / "checkpoints").glob("step-*"))[-1]
-    assert {path.suffix for path in newest.iterdir()} == {".safetensors", ".bin", ".pkl", ".json"}
+    assert {path.suffix for path in newest.iterdir()} == {".safetensors", ".bin", ".pt", ".json"}
     load_file(newest / "model.safetensors")
-    for path in (*newest.glob("*.bin"), *newest.glob("*.pkl")):
+    for path in (*newest.glob("*.bin"), *newest.glob("*.pt")):
         torch.load(path, weights_only=True)
 
 
