@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +55,40 @@ class Engine:
             if not label:
                 self._connection.execute(sql).fetchall()
                 return
+            running, stopped = threading.Lock(), threading.Event()
+
+            def query() -> None:
+                with running:
+                    if not stopped.is_set():
+                        self._connection.execute(sql).fetchall()
+
             with (
                 ThreadPoolExecutor(1) as pool,
                 tqdm(
                     total=100, desc=label, bar_format="{desc}: {percentage:.0f}%|{bar}| {elapsed}", disable=None
                 ) as bar,
             ):
-                done = pool.submit(lambda: self._connection.execute(sql).fetchall())
                 try:
+                    done = pool.submit(query)
                     while not wait([done], timeout=0.2).done:
                         bar.update(max(0.0, self._connection.query_progress() - bar.n))
-                except BaseException:
-                    self._connection.interrupt()  # Ctrl-C: the query runs in the other thread
+                except BaseException:  # Ctrl-C: the query runs in the other thread, or is about to
+                    stopped.set()
+                    self._interrupt(running)
                     raise
                 done.result()
                 bar.update(100 - bar.n)
         finally:
             if batches is not None:
                 self._connection.unregister("batches")
+
+    def _interrupt(self, running: threading.Lock) -> None:
+        ended = False
+        while not ended:
+            with suppress(KeyboardInterrupt):  # a second Ctrl-C has nothing else to end
+                self._connection.interrupt()  # again and again: DuckDB forgets one that comes before the query
+                ended = running.acquire(timeout=0.1)
+        running.release()
 
     def one(self, sql: str) -> tuple[Any, ...]:
         """Return the one row of a query."""

@@ -13,11 +13,12 @@ import sys
 import traceback
 from pathlib import Path
 
+import odmt
 from odmt.config import parse
 
 
 def main() -> None:
-    """Parse the command line and train; wrong input ends in one line that says what to do, not in a traceback."""
+    """Parse the command line and train; wrong input ends in words that say what to do, not in a traceback."""
     try:
         experiment = parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
         from odmt.training import run  # brings torch, which --help can do without
@@ -26,8 +27,14 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"error: {error}; when that is mended (room on the disk, say), the same command with --resume goes on")
     except (ValueError, FloatingPointError) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        sys.exit(f"error: {error}\n(said by {Path(last.filename).name}:{last.lineno})")
+        sys.exit(f"error: {error}{_said_by(error)}")
+
+
+def _said_by(error: Exception) -> str:
+    """Say where an error was raised that is not in our own words: in a library, or in a component of the user's."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    is_ours = Path(last.filename).is_relative_to(Path(odmt.__file__).parent) and str(last.line).startswith("raise ")
+    return "" if is_ours else f"\n(said by {Path(last.filename).name}:{last.lineno})"
 
 
 if __name__ == "__main__":

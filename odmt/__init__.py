@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from odmt.fusion import IDAwareTransformer, Independent
     from odmt.items import ItemEncoder
     from odmt.model import ODMT
+    from odmt.recommend import Recommender
     from odmt.types import Backbone, Batch, Features, Fusion, Questions, Streams, Tokens
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "NextItNet",
     "Questions",
     "Recency",
+    "Recommender",
     "SASRec",
     "Streams",
     "TiedHead",
@@ -82,6 +84,7 @@ _MODULES = {
     "rows_of": "odmt.embedding",
     "ItemEncoder": "odmt.items",
     "ODMT": "odmt.model",
+    "Recommender": "odmt.recommend",
     "Backbone": "odmt.types",
     "Batch": "odmt.types",
     "Features": "odmt.types",

@@ -1,10 +1,10 @@
 """Checkpoints of a run: written aside, hashed, and renamed into place; a run goes on from the newest that is whole.
 
-`checkpoints/step-0000012000/` holds what accelerate keeps of model and optimizer (safetensors, and tensors that torch
-reads with `weights_only`; DeepSpeed writes a format of its own), `loop.pt` of the schedule and of lazy ids, read so,
-too, the random generators of each process as JSON, and `checkpoint.json`, written last: how far the run was, and size
-and hash of every file, the best weights included, which lie beside as `best-00003.safetensors`: once, so that where
-they are damaged, so are all checkpoints that ask for them. All processes must see the same folder.
+`checkpoints/step-0000012000/` holds what accelerate, or `odmt.fsdp`, keeps of model and optimizer (safetensors, and
+tensors that torch reads with `weights_only`; DeepSpeed writes a format of its own), `loop.pt` of the schedule and of
+lazy ids, read so, too, the random generators of each process as JSON, and `checkpoint.json`, written last: how far the
+run was, and size and hash of every file, the best weights included, which lie beside as `best-00003.safetensors`: once,
+so that where they are damaged, so are all checkpoints that ask for them. All processes must see the same folder.
 """
 
 from __future__ import annotations
@@ -159,12 +159,20 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
     def damage(self, path: Path) -> str:
-        """Say what is wrong with a checkpoint, nothing where it is whole."""
-        told = _told(path)
-        if told is None:
-            return f"{path} is damaged ({MANIFEST} cannot be read as it was written)"
-        for name, (size, digest) in told["files"].items():
-            file = path / name
+        """Say what is wrong with a checkpoint, or with the weights of an epoch that one asks for; nothing where it is
+        whole.
+        """
+        if path.is_file():
+            asked = f"../{path.name}"
+            known = [told["files"][asked] for one in self._all() if (told := _told(one)) and asked in told["files"]]
+            files = {path.name: known[0]} if known else {}
+        else:
+            told = _told(path)
+            if told is None:
+                return f"{path} is damaged ({MANIFEST} cannot be read as it was written)"
+            files = told["files"]
+        for name, (size, digest) in files.items():
+            file = path if path.is_file() else path / name
             if not file.is_file():
                 return f"{path} is damaged ({name} is missing)"
             if (found := file.stat().st_size) != size:

@@ -26,6 +26,7 @@ __all__ = [
     "Experiment",
     "ModelConfig",
     "TrainConfig",
+    "overlay_folders",
     "parse",
     "to_yaml",
 ]
@@ -41,6 +42,8 @@ class Sources:
 
 
 SETTINGS = dict(leaves(Experiment("")))
+PRESET = "odmt"
+"""The overlay that is recommended where a dataset has no settings of its own."""
 COMMAND_LINE_ONLY = ("ablation", "config", "overwrite", "resume")
 
 
@@ -48,27 +51,37 @@ def parse(argv: Sequence[str], *, configs: Path) -> Experiment:
     """Read an experiment from the command line, the dataset's YAML under `configs`, and the ablations that it names.
 
     Raises ConfigError naming the source; `--help` prints the settings, with the values these sources give, and exits.
+    Tells on stderr where there is no such YAML, and which ablations change nothing.
     """
     here = "command line"
-    check_names(argv, SETTINGS, here)
+    typed = check_names(argv, SETTINGS, here)
     sources = read_flags(Sources(), argv, here, strict=False)
     experiment = Experiment(sources.dataset or "")
     start = _find_config(sources, configs)
-    overlays = [find_overlay(name, [configs.parent / "ablations", configs]) for name in sources.ablation]
+    overlays = [find_overlay(name, overlay_folders(configs)) for name in sources.ablation]
+    files: dict[str, Path] = {}
     for path in [start, *overlays] if start else overlays:
         flags = load_flags(path)
         names = check_names(flags, SETTINGS, str(path))
         for name in names.intersection(COMMAND_LINE_ONLY):
             raise ConfigError(f"{path}: {name} is a matter of the command line; write --{name} there")
-        experiment = read_flags(experiment, flags, str(path), bare_bools=False)
+        files |= dict.fromkeys(names, _seen_from_here(path))
+        before, experiment = experiment, read_flags(experiment, flags, str(path), bare_bools=False)
+        if experiment == before and path != start:
+            print(f"overlay {path.stem} changes nothing here: what it sets is so already", file=sys.stderr)
     if not experiment.dataset:
         if not {"-h", "--help"}.isdisjoint(argv):
             tyro.cli(Experiment, args=["--help"])
         raise ConfigError(f"{here}: no dataset is named; write --dataset NAME, a folder under data/, or a path")
     experiment = read_flags(experiment, argv, here)
     experiment = replace(experiment, name=experiment.name or experiment.default_name, config=start and str(start))
-    check(experiment)
+    check(experiment, {name: path for name, path in files.items() if name not in typed})
     return experiment
+
+
+def overlay_folders(configs: Path) -> list[Path]:
+    """Say where overlays are looked for by name: beside `configs`, and in it."""
+    return [configs.parent / "ablations", configs]
 
 
 def _find_config(sources: Sources, configs: Path) -> Path | None:
@@ -87,7 +100,9 @@ def _find_config(sources: Sources, configs: Path) -> Path | None:
     path = configs / f"{Path(sources.dataset).absolute().name}.yaml"
     if path.is_file():
         return path
-    print(f"{path} does not exist: starting from the built-in defaults", file=sys.stderr)
+    is_there = any((folder / f"{PRESET}.yaml").is_file() for folder in overlay_folders(configs))
+    advice = f"; the recommended preset is --ablation {PRESET}" if is_there and PRESET not in sources.ablation else ""
+    print(f"{_seen_from_here(path)} does not exist: starting from the built-in defaults{advice}", file=sys.stderr)
     return None
 
 

@@ -4,7 +4,8 @@
 
 Any checkpoint will do, in one process, whatever engine wrote it on however many; so will the weights of the best epoch
 so far, `runs/NAME/checkpoints/best-00003.safetensors`. What DeepSpeed split is put together by its own
-`deepspeed.utils.zero_to_fp32`, in the memory of the processor. It unpickles: take checkpoints of your own runs only.
+`deepspeed.utils.zero_to_fp32`, in the memory of the processor. That unpickles: under DeepSpeed, take checkpoints of
+your own runs only.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from safetensors.torch import load_file
 from odmt.checkpoints import Checkpoints, loop_states
 from odmt.config import Experiment, parse
 from odmt.data.format import find_dataset, open_dataset
+from odmt.data.splits import LeaveTwoOut
 from odmt.inputs import encoders_of, features_of
 from odmt.lazy_ids import lazy_tables
 from odmt.model import ODMT
+from odmt.newcomers import TrainedItems
 from odmt.pretrained import build_model, load_weights, save_pretrained
 from odmt.run_folder import RunFolder
 from odmt.types import Tensor
@@ -36,8 +39,7 @@ def consolidate(checkpoint: str | Path, out: str | Path) -> Path:
     """Write the model as it was in `checkpoint` to the folder `out`, which is returned; the run's dataset and features
     must be where its configuration says.
 
-    Raises ValueError where the checkpoint is damaged (the best weights by themselves are not checked), of no run, or of
-    a run on other data, or `out` holds something.
+    Raises ValueError where the checkpoint is damaged, of no run, or of a run on other data, or `out` holds something.
     """
     path, out = Path(checkpoint).resolve(), Path(out)
     run = RunFolder(path.parent.parent)
@@ -48,7 +50,7 @@ def consolidate(checkpoint: str | Path, out: str | Path) -> Path:
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not empty; name a folder that is, or none yet")
-    if path.is_dir() and (damage := Checkpoints(path.parent).damage(path)):
+    if damage := Checkpoints(path.parent).damage(path):
         raise ValueError(f"{damage}; take another checkpoint of {run.path}")
     experiment = parse(["--config", str(run.experiment)], configs=run.path)
     dataset = open_dataset(find_dataset(experiment.dataset, experiment.data.root))
@@ -63,7 +65,8 @@ def consolidate(checkpoint: str | Path, out: str | Path) -> Path:
         _settle(model, experiment, path)
     else:
         load_weights(model, path)
-    save_pretrained(model, experiment, out)
+    split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)
+    save_pretrained(model, experiment, out, items=TrainedItems(dataset.ids(), split.item_counts()[1:]))
     return out
 
 
@@ -80,6 +83,10 @@ def _weights(checkpoint: Path) -> dict[str, Tensor]:
     whole = checkpoint / "model.safetensors"
     if whole.is_file():  # as accelerate writes it, of DistributedDataParallel too
         return {name.removeprefix("module."): tensor for name, tensor in load_file(whole).items()}
+    from odmt.fsdp import joined_shares
+
+    if (joined := joined_shares(checkpoint)) is not None:
+        return joined
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     found = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag="pytorch_model")
@@ -93,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m odmt.consolidate",
         description="Make a model folder of a run's checkpoint, whatever engine wrote it on however many processes.",
     )
-    parser.add_argument("checkpoint", help="runs/NAME/checkpoints/step-0000012000, of your own run: it is unpickled")
+    parser.add_argument("checkpoint", help="runs/NAME/checkpoints/step-0000012000; DeepSpeed's is unpickled")
     parser.add_argument("out", help="the folder to write, which from_pretrained reads")
     chosen = parser.parse_args(argv)
     try:

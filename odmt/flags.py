@@ -51,8 +51,11 @@ def load_flags(path: Path) -> list[str]:
     return flatten(tree)
 
 
-def find_overlay(name: str, folders: Sequence[Path]) -> Path:
-    """Find NAME.yaml in the first of `folders` that holds it; a name that ends in .yaml is a path already."""
+def find_overlay(name: str, folders: Sequence[Path], *, flag: str = "--ablation") -> Path:
+    """Find NAME.yaml in the first of `folders` that holds it; a name that ends in .yaml is a path already.
+
+    Raises ConfigError that names the `flag` after which it was written.
+    """
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     for folder in folders:
@@ -60,7 +63,7 @@ def find_overlay(name: str, folders: Sequence[Path]) -> Path:
             return path
     known = sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
     places = " or ".join(str(folder) for folder in folders)
-    raise ConfigError(f"--ablation {name}: there is no {name}.yaml in {places}; {did_you_mean(name, known)}")
+    raise ConfigError(f"{flag} {name}: there is no {name}.yaml in {places}; {did_you_mean(name, known)}")
 
 
 def check_names(flags: Iterable[str], known: Iterable[str], source: str) -> set[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from odmt.components import AUGMENTATIONS
 from odmt.config import ConfigError, Experiment
-from odmt.data.features import ItemFeatures, open_features
+from odmt.data.features import FeatureError, ItemFeatures, MissingFeaturesError, open_features
 from odmt.data.format import Dataset
 from odmt.encoders.contents import LiveContent, LiveFeatures, contents_of
 from odmt.encoders.network import FilePreparation, Network
@@ -28,12 +28,21 @@ def stored_features(experiment: Experiment, dataset: Dataset) -> ItemFeatures:
     frozen = {name: encoder for name, (encoder, policy) in chosen.items() if policy == "frozen"}
     stored = [name for name in experiment.model.streams if name != "id" and (name not in chosen or name in frozen)]
     select, limits = frozen | experiment.data.selected_features(), experiment.data.token_limits()
-    return open_features(
-        dataset,
-        stored,
-        select={name: key for name, key in select.items() if name in stored},
-        max_tokens={name: limit for name, limit in limits.items() if name in stored},
-    )
+    try:
+        return open_features(
+            dataset,
+            stored,
+            select={name: key for name, key in select.items() if name in stored},
+            max_tokens={name: limit for name, limit in limits.items() if name in stored},
+        )
+    except MissingFeaturesError as error:
+        trainable = " ".join(f"{name}=ENCODER" for name in error.encodable if name not in chosen)
+        if not trainable:
+            raise
+        raise FeatureError(
+            f"{error}; or train through an encoder, with --model.encoders {trainable}, as the overlays sample-live and "
+            "microlens-live do"
+        ) from error
 
 
 def features_of(

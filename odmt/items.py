@@ -23,7 +23,7 @@ from odmt.parts import item_parts
 from odmt.spec import parse_call
 from odmt.types import Contents, Fusion, Int, LiveContents, Raw, Streams, Tensor, Tokens
 
-__all__ = ["ItemEncoder", "build_component", "evaluating", "items_apart"]
+__all__ = ["ItemEncoder", "build_component", "evaluating", "id_tables", "items_apart"]
 
 
 STORED_CHUNK, LIVE_CHUNK = 2048, 64
@@ -132,6 +132,7 @@ class ItemEncoder(nn.Module):
                 name: encoded_once(given, encoders.get(name), self.device, self.chunk)
                 for name, given in content.items()
             }
+            content |= self._looked_up(items)
             return in_chunks(self._encoded, items, content, self.chunk)
         return self._encoded(items, content)
 
@@ -142,7 +143,7 @@ class ItemEncoder(nn.Module):
     def _encoded(self, items: Tensor, content: Mapping[str, Tokens | Raw]) -> Streams:
         dtype = next(parameter.dtype for name, parameter in self.named_parameters() if not name.startswith("encoders."))
         tokens = {name: Tokens(given.values.to(dtype), given.mask) for name, given in self._tokens(content).items()}
-        tokens = {name: self._ids(items) if name == "id" else tokens[name] for name in self.inputs}
+        tokens = {name: tokens[name] if name in tokens else self._ids(items) for name in self.inputs}
         if self.training and self.hide:
             tokens = self._hidden(tokens)
         if self.stands_in:
@@ -162,8 +163,13 @@ class ItemEncoder(nn.Module):
             tables, self.unreadable = encode_all(self, self._encoded, chunk=chunk, **sharing)
         return tables
 
+    def _looked_up(self, items: Tensor) -> dict[str, Tokens]:
+        """Look up ids for all items of a step at once: every look-up has a gradient of the whole table's size, and
+        processes that split tables make it together.
+        """
+        return {"id": self._ids(items)} if "id" in self.inputs else {}
+
     def _ids(self, items: Tensor) -> Tokens:
-        # For all items at once, because every look-up has a gradient of the whole table's size.
         return Tokens(self.id_table(items)[:, None], self.id_known[items][:, None])
 
     def _fuse(self, tokens: Mapping[str, Tokens]) -> Streams:
@@ -231,6 +237,12 @@ def items_apart(
                 "join them all with sum(at='item'), and let it read 'item'"
             )
     return made
+
+
+def id_tables(model: nn.Module) -> dict[str, nn.Embedding]:
+    """Find the id tables of a model, by name."""
+    encoders = [(name, made) for name, made in model.named_modules() if isinstance(made, ItemEncoder)]
+    return {f"{name}.id_table".lstrip("."): made.id_table for name, made in encoders if "id" in made.inputs}
 
 
 @contextmanager

@@ -21,15 +21,27 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
+from odmt.components import LOSSES
 from odmt.config import ConfigError, Experiment, TrainConfig
+from odmt.model import ODMT
+from odmt.spec import parse_call
 
-__all__ = ["innermost", "optimizer_of", "settle_deepspeed", "start"]
+__all__ = ["engine_of", "innermost", "optimizer_of", "place", "settle_deepspeed", "start"]
 
 TWO_PROCESSES = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
     "--dynamo_backend no"
 )
 """How accelerate launches processes without GPUs; --multi_gpu is its word for several processes."""
+BY_FSDP = "ODMT_USE_FSDP"
+"""Where a launch that asked for FSDP is kept in mind, for another start in this process."""
+FSDP = {
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
+    "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
+}
+"""What accelerate's launcher may say of FSDP; of the rest nothing applies to a model that is split as a whole."""
 INSTEAD = "--config_file experiments/accelerate/zero2.yaml, which splits gradients and the optimizer's state"
 
 
@@ -50,13 +62,23 @@ def start(experiment: Experiment) -> Accelerator:
     by_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     if by_deepspeed and not torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="gloo"))  # left alone, it takes each process for the only one
-    accelerator = Accelerator(
+    kind = Accelerator
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env(BY_FSDP):
+        from odmt.fsdp import FullyShards
+
+        kind = FullyShards
+        # accelerate, and transformers, would split models in ways of their own
+        os.environ |= {"ACCELERATE_USE_FSDP": "false", BY_FSDP: "true"}
+    accelerator = kind(
         mixed_precision="bf16" if experiment.train.bf16 and not by_deepspeed else None,  # None: what it was told
         log_with=list(experiment.trackers) or None,
         project_config=ProjectConfiguration(project_dir=experiment.output, logging_dir=str(experiment.folder)),
         kwargs_handlers=handlers,
+        device_placement=False,  # the loop puts models there; of one on a CPU, "cpu:0" here, torch would make a copy
     )
     _check_processes(accelerator)
+    if engine_of(accelerator) == "FSDP2":
+        _check_rows(experiment)
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
         plugin.dschf = None  # transformers would have it split models of its own while they are built
@@ -74,6 +96,16 @@ def start(experiment: Experiment) -> Accelerator:
             "--mixed_precision no"
         )
     return accelerator
+
+
+def place(accelerator: Accelerator, model: ODMT, settings: TrainConfig) -> None:
+    """Bring a model to the device of this process; under FSDP2 this process's rows of the id tables, unless all are to
+    have them whole because they are lazy.
+    """
+    split = getattr(accelerator, "split_tables", None)
+    if split is not None and settings.id_updates == "dense":
+        split(model)
+    model.to(accelerator.device)
 
 
 def settle_deepspeed(plugin: DeepSpeedPlugin | None, settings: TrainConfig, *, processes: int) -> None:
@@ -123,6 +155,13 @@ def optimizer_of(accelerator: Accelerator, groups: list[dict[str, Any]]) -> torc
     return torch.optim.AdamW(groups, fused=True)
 
 
+def engine_of(accelerator: Accelerator) -> str:
+    """Name what splits parameters or state over processes; checkpoints of one are not of another."""
+    if (plugin := accelerator.state.deepspeed_plugin) is not None:
+        return f"ZeRO-{plugin.zero_stage}"
+    return "FSDP2" if hasattr(accelerator, "split_tables") and accelerator.num_processes > 1 else "none"
+
+
 def innermost(prepared: Any) -> torch.optim.Optimizer:
     """Find the optimizer that takes the steps in what `accelerator.prepare` made of it."""
     while hasattr(prepared, "optimizer"):
@@ -132,11 +171,13 @@ def innermost(prepared: Any) -> torch.optim.Optimizer:
 
 def _check_engine() -> None:
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        raise ConfigError(
-            "FSDP is not supported (on a CPU accelerate would train without it, on GPUs models trained so could not be "
-            "validated and saved); launch with --config_file experiments/accelerate/zero3.yaml, which splits "
-            "parameters, too"
-        )
+        for name, meant in FSDP.items():
+            if (found := os.environ.get(name, meant)) != meant:
+                raise ConfigError(
+                    f"FSDP was asked for with {name}={found}, and here it is {meant}: torch's second, of the whole "
+                    "model, on the device; launch with --config_file experiments/accelerate/fsdp.yaml, or, to keep "
+                    "shares in the memory of processors, zero3-offload.yaml"
+                )
     left_out = parse_flag_from_env("ACCELERATE_USE_CPU") or "LOCAL_RANK" not in os.environ
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and left_out:
         raise ConfigError(
@@ -162,6 +203,17 @@ def _check_split(experiment: Experiment, *, parameters_on: str | None) -> None:
         raise ConfigError(
             "offload_param_device nvme is not supported: shares on a disk are not checked before they are saved; "
             "launch with --config_file experiments/accelerate/zero3-offload.yaml, which keeps them in memory"
+        )
+
+
+def _check_rows(experiment: Experiment) -> None:
+    """Refuse what would ask every process for all rows of split id tables, once for each."""
+    full = parse_call(experiment.model.loss, known=LOSSES, kind="loss").name == "full"
+    if full and experiment.train.candidates == "process" and experiment.train.id_updates == "dense":
+        raise ConfigError(
+            "--train.candidates process: with the full softmax every process would look up the whole catalogue for "
+            "itself, which FSDP2 has split; take --train.candidates global, or launch with "
+            "--config_file experiments/accelerate/ddp.yaml"
         )
 
 

@@ -30,10 +30,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from odmt.config import TrainConfig
-from odmt.items import ItemEncoder
+from odmt.items import id_tables
 from odmt.types import Int, Tensor
 
-__all__ = ["LazyTables", "id_tables", "lazy_tables"]
+__all__ = ["LazyTables", "lazy_tables"]
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 """As torch.optim.AdamW has them."""
@@ -52,12 +52,6 @@ def lazy_tables(model: nn.Module, settings: TrainConfig, *, steps: int) -> LazyT
     for table in tables.values():
         broadcast(table.weight.detach())  # as it would; machines need not round alike what tables start from
     return LazyTables(tables, lr=settings.lr, weight_decay=settings.weight_decay, steps=steps)
-
-
-def id_tables(model: nn.Module) -> dict[str, nn.Embedding]:
-    """Find the id tables of a model, by name."""
-    encoders = [(name, made) for name, made in model.named_modules() if isinstance(made, ItemEncoder)]
-    return {f"{name}.id_table".lstrip("."): made.id_table for name, made in encoders if "id" in made.inputs}
 
 
 class LazyTables:

@@ -24,7 +24,7 @@ from odmt.data.loading import UserBatches, training_loader
 from odmt.data.splits import LeaveTwoOut
 from odmt.encoders.last_read import naming_files
 from odmt.inputs import unreadable_files
-from odmt.launch import innermost, optimizer_of, settle_deepspeed
+from odmt.launch import innermost, optimizer_of, place, settle_deepspeed
 from odmt.lazy_ids import LazyTables, lazy_tables
 from odmt.meters import Meter
 from odmt.model import ODMT
@@ -103,7 +103,8 @@ class _Loop:
             shares=model.draw_shares,
         )
         steps = settings.epochs * len(self.batches)
-        self.lazy = lazy_tables(model.to(accelerator.device), settings, steps=steps)
+        place(accelerator, model, settings)
+        self.lazy = lazy_tables(model, settings, steps=steps)
         optimizer = optimizer_of(accelerator, _groups(model, settings, self.lazy))
         if settings.compile:
             compile_blocks(model)

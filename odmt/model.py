@@ -19,7 +19,7 @@ from odmt.components import ENSEMBLES, JOINS, LOSSES, RESERVED, SIMILARITIES
 from odmt.distill import DistillationGraph
 from odmt.heads import chosen_backbones, made_backbone
 from odmt.items import ItemEncoder, build_component, evaluating, items_apart
-from odmt.own import checked_module, checked_states, newest_states
+from odmt.own import checked_histories, checked_module, checked_states, newest_states
 from odmt.parts import user_parts
 from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares, some_of
 from odmt.sharing import gathered, share_of_rows
@@ -135,8 +135,16 @@ class ODMT(ItemEncoder):
         vectors = dict(super()._encoded(items, content))
         for head, encoder in self.apart.items():
             assert isinstance(encoder, ItemEncoder)
-            vectors[head] = encoder.encode(items, content)[self.read_again[head]]
+            given = {"id" if name == f"{head}.id" else name: one for name, one in content.items() if name != "id"}
+            vectors[head] = encoder.encode(items, given)[self.read_again[head]]
         return {name: self.similarity(made) for name, made in vectors.items()}
+
+    def _looked_up(self, items: Tensor) -> dict[str, Tokens]:
+        found = super()._looked_up(items)
+        for head, encoder in self.apart.items():
+            assert isinstance(encoder, ItemEncoder)
+            found |= {f"{head}.{name}": one for name, one in encoder._looked_up(items).items()}
+        return found
 
     def encode(self, items: Int[Tensor, " items"], content: Mapping[str, Tokens | Raw] | None = None) -> Streams:
         """Turn items (global ids) into one vector per stream, [items, dim], as the backbones and scores take them."""
@@ -263,10 +271,10 @@ class ODMT(ItemEncoder):
         """Read histories of global ids (left-padded with 0, newest last): one user state per scoring stream, [batch,
         dim]; tables: as of `encode_catalogue`.
         """
-        histories, mask = histories.to(self.device), histories.to(self.device) > 0
+        histories = checked_histories(histories, self.num_items).to(self.device)
         with evaluating(self):
             states = {
-                name: newest_states(backbone, tables[name][histories], mask, name)
+                name: newest_states(backbone, tables[name][histories], histories > 0, name)
                 for name, backbone in self.backbones.items()
             }
             return self._scoring(states)

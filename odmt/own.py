@@ -7,9 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from odmt.types import Bool, Float, Streams, Tensor
+from odmt.types import Bool, Float, Int, Streams, Tensor
 
-__all__ = ["checked_fusion", "checked_module", "checked_states", "checked_vectors", "newest_states"]
+__all__ = [
+    "checked_fusion",
+    "checked_histories",
+    "checked_module",
+    "checked_states",
+    "checked_vectors",
+    "newest_states",
+]
 
 
 def checked_module(made: object, what: str) -> nn.Module:
@@ -45,6 +52,22 @@ def checked_vectors(vectors: object, fusion: nn.Module, items: int, dim: int) ->
                 f"[items, dim], which is {[items, dim]}"
             )
     return vectors
+
+
+def checked_histories(histories: object, num_items: int) -> Int[Tensor, "batch length"]:
+    """Refuse what is no batch of histories: integers [batch, length], items 1..num_items behind zeros."""
+    if not isinstance(histories, Tensor) or histories.ndim != 2 or histories.is_floating_point():
+        given = type(histories).__name__
+        given = f"{histories.dtype} {list(histories.shape)}" if isinstance(histories, Tensor) else given
+        raise ValueError(f"histories are {given}; pass numbers of items as an integer tensor [users, events]")
+    if histories.numel() and (histories.min() < 0 or histories.max() > num_items):
+        wrong = histories[(histories < 0) | (histories > num_items)][0]
+        raise ValueError(f"histories hold item {int(wrong)}; items are 1..{num_items}, and 0 is padding")
+    there = histories > 0
+    if bool((there[:, :-1] & ~there[:, 1:]).any()):
+        row = int((there[:, :-1] & ~there[:, 1:]).any(1).nonzero()[0])
+        raise ValueError(f"history {row} is {histories[row].tolist()}; pad with 0 on the left, the newest event last")
+    return histories
 
 
 def checked_states(

@@ -5,29 +5,31 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import yaml
 
 from odmt.config import Experiment, to_yaml
+from odmt.data import MODALITIES
 from odmt.data.folder_name import flush
 from odmt.settings_check import heads_of
 
-__all__ = ["RunFolder", "flat", "write_whole"]
+__all__ = ["RunFolder", "flat", "write_whole", "writing_whole"]
 
 FREE_ON_RESUME = (
-    "output", "trackers", "dataset", "data/root", "data/workers", "data/store_gb", "train/checkpoint_minutes",
-    "train/keep_checkpoints",
+    "output", "trackers", "dataset", "data/root", "data/features", "data/workers", "data/store_gb",
+    "train/checkpoint_minutes", "train/keep_checkpoints",
 )  # fmt: skip
 """Settings that may differ when a run is taken up again: they change nothing that it computes, or, like the place of
-the data, are checked by content."""
+the data and the choice among features, are checked by content."""
 
 
 class RunFolder:
@@ -116,33 +118,40 @@ class RunFolder:
         os.replace(partial, self.test_ranks)
 
     def check_same(self, experiment: Experiment, inputs: Mapping[str, str]) -> None:
-        """Refuse to go on with a run of other settings or inputs; raises ValueError naming the first difference."""
+        """Refuse to go on with a run of other settings or inputs; raises ValueError naming the first difference.
+
+        Settings come first: other streams bring other features.
+        """
         text = self.experiment.read_text(encoding="utf-8")
-        for name, value in inputs.items():
-            if f"# {name}: {value}\n" not in text:
-                raise ValueError(
-                    f"{self.experiment}: this run was started with another {name} than {experiment.dataset} gives now "
-                    f"({value[:80]}); choose another --name"
-                )
         # a setting that came after the run began had its default then
-        unset = flat(yaml.safe_load(to_yaml(Experiment(experiment.dataset))))
+        unset = dict(_entries(yaml.safe_load(to_yaml(Experiment(experiment.dataset)))))
         trees = [yaml.safe_load(one) for one in (text, to_yaml(experiment))]
-        before, now = (_that_count(unset | flat(tree), tree, heads_of(experiment.model)) for tree in trees)
+        before, now = (_that_count(unset | dict(_entries(tree)), tree, heads_of(experiment.model)) for tree in trees)
         for name in before | now:
             if before.get(name) != now.get(name) and name not in FREE_ON_RESUME:
                 setting = name.replace("/", ".")
                 raise ValueError(
-                    f"{self.experiment}: the run to resume has {setting}={before.get(name)}, the command says "
-                    f"{now.get(name)}; make them equal or choose another --name"
+                    f"{self.experiment}: the run to resume has {setting}={_as_typed(before.get(name))}, the command "
+                    f"says {_as_typed(now.get(name))}; make them equal or choose another --name"
                 )
+        for name, value in inputs.items():
+            if (recorded := _recorded(text, name)) != value:
+                raise ValueError(f"{self.experiment}: {_other_input(name, recorded, value, experiment)}")
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file aside and rename it into place."""
+    with writing_whole(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[TextIO]:
+    """Write a file aside, piece by piece, and rename it into place at the end."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -150,15 +159,54 @@ def write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten nested mappings to {"outer/inner": value}; what is neither number nor text becomes text."""
-    found: dict[str, Any] = {}
+    plain = int | float | str
+    return {name: value if isinstance(value, plain) else str(value) for name, value in _entries(tree)}
+
+
+def _entries(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Go through nested mappings: ("outer/inner", value) of each."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}/")
+            yield from _entries(value, f"{prefix}{name}/")
         else:
-            found[prefix + name] = value if isinstance(value, int | float | str) else str(value)
-    return found
+            yield prefix + name, value
+
+
+def _as_typed(value: Any) -> str:
+    """Write a value as the command line has it."""
+    if isinstance(value, list):
+        return shlex.join(str(one) for one in value) or "(nothing)"
+    return str(value)
+
+
+def _recorded(text: str, name: str) -> str | None:
+    """Read what experiment.yaml says in its head of an input, None where it says nothing."""
+    start = f"# {name}: "
+    return next((line.removeprefix(start) for line in text.splitlines() if line.startswith(start)), None)
+
+
+def _other_input(name: str, before: str | None, now: str, experiment: Experiment) -> str:
+    """Say in what an input differs from that of the start, and the way out."""
+    anew = "choose another --name, or begin anew with --overwrite"
+    if name == "dataset":
+        return (
+            f"the run was started on other data than {experiment.dataset} holds now (fingerprints {str(before)[:16]} "
+            f"then, {now[:16]} now); name the folder that holds those, {anew}"
+        )
+    if name == "features":
+        then, present = (json.loads(keys or "{}") for keys in (before, now))
+        for stream in present:
+            if (key := then.get(stream)) != present[stream]:
+                modality, colon, _ = experiment.data.selected_features().get(stream, "").partition(":")
+                source = modality + colon if colon and stream not in MODALITIES else ""
+                return (
+                    f"the run was started with other features of {stream} ({key}) than are read now "
+                    f"({present[stream]}); if those are still there, choose them with --data.features "
+                    f"{stream}={source}{key}; else {anew}"
+                )
+    return f"the run was started with {name}={before}, and now there is {name}={now}; launch it as then, {anew}"
 
 
 def _that_count(settings: dict[str, Any], tree: Mapping[str, Any], heads: Sequence[str]) -> dict[str, Any]:
@@ -170,7 +218,7 @@ def _that_count(settings: dict[str, Any], tree: Mapping[str, Any], heads: Sequen
         edges = [str(edge) for edge in DistillationGraph(*edges).among(heads).edges]
     if not edges:
         settings = {name: value for name, value in settings.items() if not name.startswith("distill/")}
-    return settings | {"distill/graph": str(edges)}
+    return settings | {"distill/graph": edges}
 
 
 def _header(inputs: Mapping[str, str]) -> str:

@@ -149,7 +149,7 @@ class DistillConfig:
     graph: tuple[str, ...] = ()
     """Edges "teacher -> student", or "a <-> b", between streams; "ensemble" may teach, and "*" is every other; an edge
     may have a loss of its own: "ensemble -> id: kl(weight=0.5, detach=True)". No edges: no distillation, because the
-    recommendation was no better with it on real data, and worse as published (README.md, "Figures")."""
+    recommendation was no better with it on real data, and worse as published (experiments/results/README.md)."""
     temperature: float = 0.5
     """Softmax temperature of teacher and student, for edges that set none."""
     loss: str = "ce"

@@ -5,9 +5,11 @@ What types cannot say; `odmt.config` has read the settings by then, and nothing 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from odmt.components import (
@@ -38,6 +40,9 @@ AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("train.patience", "train.eval_users", "train.encode_chunk", "data.store_gb"), 0),
     **dict.fromkeys(("train.checkpoint_minutes",), 0),
 }
+PLACES = ("item", "user")
+"""Where streams are joined; a join that says nothing joins them at the first."""
+NOTHING: Mapping[str, Path] = MappingProxyType({})
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -50,8 +55,11 @@ def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield prefix + entry.name, value
 
 
-def check(experiment: Experiment) -> None:
-    """Check what types cannot say: ranges, components against their constructors, edges against the streams."""
+def check(experiment: Experiment, files: Mapping[str, Path] = NOTHING) -> None:
+    """Check what types cannot say: ranges, components against their constructors, edges against the streams.
+
+    files: the YAML file that a setting comes from, of those that come from one. Raises ConfigError.
+    """
     for name, value in leaves(experiment):
         low = AT_LEAST.get(name)
         if low is not None and not (isinstance(value, int | float) and low <= value < float("inf")):
@@ -65,6 +73,10 @@ def check(experiment: Experiment) -> None:
         raise ConfigError(f"model.dropout={model.dropout} is out of range; it is at least 0 and below 1")
     if not model.streams or len(set(model.streams)) < len(model.streams):
         raise ConfigError(f"model.streams={list(model.streams)}: name at least one stream, and each once")
+    if (words := re.findall(r"[\w-]+", " ".join(model.streams))) != list(model.streams):
+        wrong = next(name for name in model.streams if not re.fullmatch(r"[\w-]+", name))
+        way_out = f"; write names apart: --model.streams {' '.join(words)}" if words else ""
+        raise ConfigError(f"model.streams: {wrong!r} is no name of a stream{way_out}")
     if model.id_init not in (starts := ["random", "mean", *(name for name in model.streams if name != "id")]):
         raise ConfigError(f"model.id_init={model.id_init!r} is unknown; {did_you_mean(model.id_init, starts)}")
     _check_features(experiment)
@@ -79,15 +91,17 @@ def check(experiment: Experiment) -> None:
     if model.join != "none":
         _check_component(model.join, JOINS, "join")
     for name, rate in model.hide_rates().items():
-        if name not in model.streams or not 0 <= rate < 1:
-            raise ConfigError(f"model.hide: {name}={rate} names no stream, or a rate that is not from 0 to below 1")
+        if name not in model.streams:
+            raise ConfigError(f"model.hide names {name!r}; {did_you_mean(name, model.streams)}")
+        if not 0 <= rate < 1:
+            raise ConfigError(f"model.hide: {name}={rate} is no rate from 0 to below 1; write {name}=0.2")
     if model.id_min_count == 1 and not model.hide_rates().get("id"):
         raise ConfigError(
             "model.id_min_count=1 hides ids of items without training events, and nothing would train what stands in "
             "for them; write --model.hide id=0.1, too"
         )
     _check_heads(model)
-    _check_distillation(experiment)
+    _check_distillation(experiment, files.get("distill.graph"))
 
 
 def _check_lazy_ids(experiment: Experiment) -> None:
@@ -213,7 +227,8 @@ def _check_own_items(again: Mapping[str, tuple[str, str]], made: tuple[str, ...]
             )
 
 
-def _check_distillation(experiment: Experiment) -> None:
+def _check_distillation(experiment: Experiment, file: Path | None) -> None:
+    """Check losses and edges, which come from `file` where they come from one."""
     from odmt.distill import DistillationGraph, parse_edges  # brings torch, which --help can do without
 
     model, distill = experiment.model, experiment.distill
@@ -232,8 +247,12 @@ def _check_distillation(experiment: Experiment) -> None:
         # which streams leave another fusion is known once it is built, and the model checks it then
         missing = {name for edge in edges for name in (edge.teacher, edge.student)}.difference(heads, "*")
         if missing and _name(model.fusion) in FUSIONS:
-            found = f"'{text}' names {' and '.join(sorted(missing))}, but the streams are {', '.join(heads)}"
-            raise ConfigError(f"distill.graph: {found}; write --distill.graph with the edges you want, or with none")
+            edge = f"'{text}'" + (f", which {file} sets," if file else "")
+            join = "" if model.join == "none" else f"with model.join={model.join} "
+            raise ConfigError(
+                f"distill.graph: {edge} names {' and '.join(sorted(missing))}, but {join}the streams are "
+                f"{', '.join(heads)}; write --distill.graph with the edges you want, or bare, which is the empty list"
+            )
 
 
 def heads_of(model: ModelConfig) -> tuple[str, ...]:
@@ -251,7 +270,12 @@ def _fused(model: ModelConfig) -> tuple[str, ...]:
 
 
 def _joined_at(model: ModelConfig) -> str | None:
-    return None if model.join == "none" else _join(model).get("at", "item")
+    if model.join == "none":
+        return None
+    at = _join(model).get("at", PLACES[0])
+    if at not in PLACES:
+        raise ConfigError(f"model.join: at={at!r} is no place; {did_you_mean(str(at), PLACES)}")
+    return at
 
 
 def _kept(model: ModelConfig) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from odmt.types import Float, Part, Streams, Tensor
 
-__all__ = ["gathered", "share_of_rows"]
+__all__ = ["everyones", "gathered", "share_of_rows"]
 
 
 def gathered(vectors: Streams, num_items: int, part: Part) -> Streams:
@@ -31,15 +31,20 @@ def gathered(vectors: Streams, num_items: int, part: Part) -> Streams:
     return dict(zip(vectors, whole.split([made.shape[1] for made in vectors.values()], dim=1), strict=True))
 
 
+def everyones(own: Tensor) -> Tensor:
+    """Give what every process has, [processes, ...], of one shape everywhere; torch's own has gone by three names."""
+    made = own.new_empty(dist.get_world_size(), *own.shape)
+    dist.all_gather(list(made), own)
+    return made
+
+
 class _Gather(torch.autograd.Function):
-    """Give what every process has, [processes, ...]; torch's own has gone by three names, one after the other."""
+    """Give what every process has, [processes, ...]."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, part: Part) -> Tensor:
         ctx.part = part
-        made = [torch.empty_like(own) for _ in range(part.world)]
-        dist.all_gather(made, own)
-        return torch.stack(made)
+        return everyones(own)
 
     @staticmethod
     @once_differentiable

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Call", "SpecError", "did_you_mean", "parse_call"]
+__all__ = ["Call", "SpecError", "did_you_mean", "nearest", "parse_call"]
 
 IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 SCALARS: Mapping[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
@@ -28,11 +28,21 @@ class SpecError(ValueError):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Point from a misspelt `word` to the nearest of `choices`, or list them all where none is near."""
+    """Point from a misspelt `word` to the nearest of `choices`, or list them all where none is near; in quotes where
+    they are more than words.
+    """
     names = list(dict.fromkeys(choices))
-    folded = {name.lower().replace("-", "_"): name for name in names}
+    if near := nearest(word, names):
+        return f"did you mean {near!r}?"
+    listed = [repr(name) for name in names] if any(set(name) & {" ", ","} for name in names) else names
+    return f"there is {', '.join(listed) or 'none'}"
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Give the one of `choices` that a misspelt `word` may stand for, "" where none is near."""
+    folded = {name.lower().replace("-", "_"): name for name in choices}
     near = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
-    return f"did you mean {folded[near[0]]!r}?" if near else f"there is {', '.join(names) or 'none'}"
+    return folded[near[0]] if near else ""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from odmt.data.format import find_dataset, open_dataset
 from odmt.data.splits import LeaveTwoOut
 from odmt.evaluate import metrics, popularity_ranks
 from odmt.inputs import encoders_of, features_of
-from odmt.launch import start
+from odmt.launch import engine_of, start
 from odmt.loop import fit
 from odmt.model import ODMT
+from odmt.newcomers import TrainedItems
 from odmt.pretrained import build_model, save_pretrained
 from odmt.run_folder import RunFolder, write_whole
 from odmt.trackers import closing_trackers
@@ -48,11 +49,14 @@ def run(experiment: Experiment) -> Path:
     set_seed(experiment.seed, device_specific=True)  # models start alike everywhere, but each process drops its own
     if accelerator.is_main_process:  # only now: what was asked for can be done
         inputs = {"dataset": dataset.fingerprint, "features": json.dumps(features.keys)}
-        folder.claim(experiment, inputs | {"processes": str(accelerator.num_processes)})
+        launched = {"processes": str(accelerator.num_processes), "engine": engine_of(accelerator)}
+        folder.claim(experiment, inputs | launched)
     accelerator.wait_for_everyone()
     if folder.result.exists():
         accelerator.print(f"{folder.path} is finished; its result is {folder.result}")
         return folder.path
+    if experiment.resume and fresh:
+        accelerator.print(f"{folder.path}: nothing to resume, beginning anew")
     with closing_trackers(accelerator):
         progress = fit(model, split, experiment, folder=folder, accelerator=accelerator, checkpoint=checkpoint)
         questions = split.questions("test")
@@ -60,7 +64,7 @@ def run(experiment: Experiment) -> Path:
         if accelerator.is_main_process:
             how = {"mask_history": experiment.train.mask_history, "repeats": experiment.train.repeats}
             found["most-popular"] = popularity_ranks(split.item_counts(), questions, **how)
-            save_pretrained(model, experiment, folder.model)
+            save_pretrained(model, experiment, folder.model, items=TrainedItems(dataset.ids(), split.item_counts()[1:]))
             folder.save_ranks(questions.users, found)
             _write_result(folder, dataset.name, experiment, progress, model, found)
         accelerator.wait_for_everyone()

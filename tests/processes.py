@@ -30,6 +30,7 @@ def launch(
     world: int,
     *arguments: Any,
     zero: int = 0,
+    fsdp: bool = False,
     deepspeed: Mapping[str, Any] | None = None,
     seconds: float = 120,
 ) -> list[int | None]:
@@ -38,9 +39,12 @@ def launch(
 
     zero: the stage of DeepSpeed's ZeRO, as `accelerate launch` would ask for it; 0 does without. Stage 3 splits even
         small parameters, which DeepSpeed would leave whole up to 100,000 numbers: all that a test has.
+    fsdp: ask for torch's FSDP2 as `accelerate launch` would.
     deepspeed: what its configuration file says beside that.
     """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}
+    if fsdp:
+        address |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     if zero:
         address |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(zero)}
     if zero == 3 or deepspeed:

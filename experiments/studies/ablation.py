@@ -48,11 +48,17 @@ from .tuning import Tuning
 
 __all__ = ["main", "parser"]
 
+INSTEAD = {"--ablation": "--with", "--seed": "--seeds"}
+"""Flags of train.py that have other names here."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Train what is missing, write the report, and return 1 where a run failed."""
     here = argv.index("--") if "--" in argv else len(argv)
-    arguments, flags = parser().parse_args(argv[:here]), argv[here + 1 :]
+    arguments, unknown = parser().parse_known_args(argv[:here])
+    if unknown:
+        parser().error(f"unrecognized arguments: {shlex.join(unknown)}{_place_of(unknown)}")
+    flags = argv[here + 1 :]
     try:
         attempts = list(dict.fromkeys(tuple(map(_flag, words)) for words in arguments.tune))
         suite = read_suite(arguments.suite)
@@ -166,6 +172,15 @@ def _replaced(
             "with --overwrite (which leaves the others), or choose another folder with --name"
         )
     return replaced
+
+
+def _place_of(words: Sequence[str]) -> str:
+    """Say where words belong that are none of our flags."""
+    flag = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
+    if flag in INSTEAD:
+        return f"; here that is {INSTEAD[flag]}"
+    is_setting = "." in flag or flag.removeprefix("--") in ("config", "trackers")
+    return f"; flags of train.py stand after --, as in: -- {shlex.join(words)}" if is_setting else ""
 
 
 def _flag(word: str) -> str:

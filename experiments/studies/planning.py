@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Literal
 
 from odmt.components import ENSEMBLES
-from odmt.config import SETTINGS, ConfigError, Experiment, parse
+from odmt.config import SETTINGS, ConfigError, Experiment, overlay_folders, parse
 from odmt.data.format import Dataset
-from odmt.flags import check_names
+from odmt.flags import check_names, find_overlay
 from odmt.inputs import stored_features
 from odmt.run_folder import RunFolder
 from odmt.spec import did_you_mean, parse_call
@@ -27,6 +27,8 @@ from odmt.spec import did_you_mean, parse_call
 from .suite import EXPERIMENTS, Suite, SuiteError, Variant
 
 __all__ = ["PlannedRun", "plan"]
+
+CONFIGS = EXPERIMENTS / "configs"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ def plan(
     for label in only:
         if label not in (labels := [row.label for row in suite.rows]):
             raise SuiteError(f"--only {label!r}: no such row in {suite.name}; {did_you_mean(label, labels)}")
+    for name in overlays:
+        try:
+            find_overlay(name, overlay_folders(CONFIGS), flag="--with")
+        except ConfigError as error:
+            raise SuiteError(str(error)) from error
     given = _Given(dataset, tuple(overlays), tuple(flags), output, [tuple(words) for words in attempts])
     trials: dict[str, list[_Trial]] = {}
     notes = io.StringIO()
@@ -202,7 +209,7 @@ class _Given:
 
 
 def _parse(argv: Sequence[str]) -> Experiment:
-    return parse(argv, configs=EXPERIMENTS / "configs")
+    return parse(argv, configs=CONFIGS)
 
 
 def _names(words: Sequence[str]) -> set[str]:

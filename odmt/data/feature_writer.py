@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from odmt.data.features import SCHEMA, feature_key
+from odmt.data.feature_folders import SCHEMA, feature_key
 from odmt.data.tokens import FeatureError, TokenTable
 
 __all__ = ["FeatureWriter"]

@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 
 from odmt.data.folder_writer import DatasetWriter
+from odmt.data.making import HELP, RECIPES, recipe_of
 from odmt.data.manifest import MODALITIES, DatasetError, DatasetInfo, FileRecord, hash_file
 from odmt.data.reading import Dataset, open_dataset
 from odmt.data.writing import Histories, write_dataset
@@ -36,21 +37,6 @@ __all__ = [
     "open_dataset",
     "write_dataset",
 ]
-
-RECIPES = {
-    "microlens": (
-        "download the release from https://github.com/westlake-repl/MicroLens, unpack it to DIR",
-        "python -m data_adapters microlens --raw DIR --out {out}",
-        "python -m odmt.encoders {out} --modality text --encoder NAME",
-    ),
-    "sample": (
-        "generate it, no download needed",
-        "python -m data_adapters sample --out {raw}",
-        "python -m data_adapters microlens --raw {raw} --out {out}",
-        "python -m odmt.encoders {out} --modality text --encoder 'tfidf(dim=64)'",
-    ),
-}
-"""For datasets with an adapter, where to get the files and the commands that make the folder."""
 
 
 def find_dataset(name_or_path: str | Path, root: str | Path = "data") -> Path:
@@ -70,10 +56,10 @@ def find_dataset(name_or_path: str | Path, root: str | Path = "data") -> Path:
 
 
 def _way_out(folder: Path, root: Path) -> str:
-    vendor = next((name for name in RECIPES if folder.name == name or folder.name.startswith(f"{name}-")), None)
-    if vendor:
-        page, *commands = (line.format(out=folder, raw=folder.parent / "raw" / folder.name) for line in RECIPES[vendor])
-        return f". To make it, {page}, then run:\n" + "\n".join(f"  {command}" for command in commands)
+    if recipe := recipe_of(folder):
+        commands = "".join(f"\n  {line}" for line in recipe.lines(folder))
+        notes = "; ".join(note for note in (HELP, recipe.without) if note)
+        return f". To make it, {recipe.files} run:{commands}\n{notes}"
     present = sorted(p.parent.name for p in root.glob("[!.]*/dataset.yaml"))
     close = difflib.get_close_matches(folder.name, [*present, *RECIPES], n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""

@@ -64,7 +64,7 @@ class Dataset:
 
     def users(self) -> list[str]:
         """Return the vendor's user ids; entry u is user u."""
-        return _read_column(self.path / "users.parquet", "id")
+        return _read_ids(self.path / "users.parquet")
 
     def column(self, name: str) -> list[Any]:
         """Return a column of items.parquet; entry i is item i + 1."""
@@ -72,7 +72,7 @@ class Dataset:
 
     def ids(self) -> list[str]:
         """Return the vendor's item ids; entry i is item i + 1."""
-        return self.column("id")
+        return _read_ids(self.path / "items.parquet")
 
     def texts(self) -> list[str | None]:
         """Return the items' texts; entry i is item i + 1, None where it has none."""
@@ -268,6 +268,11 @@ def _check_table(path: Path, rows: int, columns: Iterable[str]) -> None:
 
 def _column_names(path: Path) -> list[str]:
     return list(pq.read_schema(path).names)
+
+
+def _read_ids(path: Path) -> list[str]:
+    """Read ids as texts, which a table that was not written by us may have as numbers."""
+    return [one if isinstance(one, str) else str(one) for one in _read_column(path, "id")]
 
 
 def _read_column(path: Path, name: str) -> list[Any]:

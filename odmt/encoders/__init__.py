@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from odmt.data.making import WRITE
 from odmt.spec import Call, SpecError, parse_call
 
 __all__ = ["Content", "Encoder", "EncoderError", "Fitted", "Unreadable", "load_encoder", "parse_encoder"]
@@ -116,7 +117,8 @@ def parse_encoder(modality: str, name: str, *, saved: Path | None = None) -> Cal
     saved: the folder in which such an encoder was kept, where what `name` means may be gone.
     """
     if modality not in KNOWN:
-        raise EncoderError(f"there are no {modality!r} encoders yet; there are encoders for {', '.join(KNOWN)}")
+        there = ", ".join(KNOWN)
+        raise EncoderError(f"there are no {modality!r} encoders yet; there are encoders for {there}. {WRITE}")
     known = KNOWN[modality]
     head, arguments = name, ""
     if not Path(name).exists() and (match := re.fullmatch(r"([^()]*)(\(.*\))", name, flags=re.DOTALL)):

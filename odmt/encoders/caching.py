@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from odmt.data.feature_folders import feature_key, read_recipe
 from odmt.data.feature_writer import FeatureWriter
-from odmt.data.features import feature_key, open_features, read_recipe
+from odmt.data.features import open_features
 from odmt.data.format import Dataset
 from odmt.encoders import Content, Encoder, Fitted, Unreadable
 from odmt.encoders.contents import contents_of
+from odmt.encoders.pooled import MeanPooled
 
 __all__ = ["EncodedModality", "encode_modality"]
 
@@ -59,6 +61,7 @@ def encode_modality(
         open_features(dataset, [modality], select={modality: folder.name})
         return _report(folder, skipped=True, new_tokens=0, started=started)
     contents = {item: one for item, one in enumerate(contents_of(dataset, modality), start=1) if one is not None}
+    fitted = isinstance(encoder.encoder if isinstance(encoder, MeanPooled) else encoder, Fitted)
     if isinstance(encoder, Fitted):
         encoder.fit(list(contents.values()))
     lengths = encoder.lengths(list(contents.values()))
@@ -68,7 +71,7 @@ def encode_modality(
         before = writer.rows
         _encode_remaining(writer, encoder, order, contents, batch_size=batch_size, progress=progress)
         new_tokens = writer.rows - before
-        writer.finish({"order": ORDER, "batch_size": batch_size, "versions": _versions()})
+        writer.finish({"order": ORDER, "batch_size": batch_size, "versions": _versions(), "fitted": fitted})
     return _report(folder, skipped=False, new_tokens=new_tokens, started=started)
 
 

@@ -141,6 +141,11 @@ class LiveFeatures:
         """Name the folder of each modality's stored features."""
         return self.stored.keys
 
+    @property
+    def recipes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Say what made each modality's stored features."""
+        return self.stored.recipes
+
     def in_training(self, *draw: int) -> LiveFeatures:
         """Give the same as training reads it: with random numbers that follow from `draw`, such as seed and epoch, and
         from each item's own, and leaving on the disk what is decoded there.

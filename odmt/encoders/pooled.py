@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from odmt.data.features import POOLED
+from odmt.data.feature_folders import POOLED
 from odmt.encoders import Content, Encoder, Fitted, Unreadable
 
 __all__ = ["MeanPooled"]

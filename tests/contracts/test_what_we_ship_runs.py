@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -17,9 +18,14 @@ from safetensors.torch import load_file
 
 from data_adapters.__main__ import _parser as adapters_parser
 from data_adapters.options import Options
+from experiments.train import main as train_main
 from odmt import ItemFeatures, make_batch
 from odmt.config import ConfigError, parse
+from odmt.data.making import ENCODERS, RECIPES
+from odmt.encoders import KNOWN, parse_encoder
+from odmt.encoders.__main__ import parse as encoders_arguments
 from odmt.pretrained import build_model
+from tests.documents import CODE, COMMANDS, DOCUMENTS
 from tests.networks import TINY, picture_dataset
 from tests.tiny import NUM_USERS, tiny_dataset
 
@@ -28,10 +34,6 @@ CONFIGS = REPOSITORY / "experiments" / "configs"
 PARTS = ["microlens-cpu", "microlens-live", "sample-live"]
 DATASETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in PARTS)
 OVERLAYS = [*sorted(path.stem for path in (CONFIGS.parent / "ablations").glob("*.yaml")), *PARTS]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-COMMANDS = [line for language, code in BLOCKS if language == "bash" for line in code.replace("\\\n", " ").splitlines()]
 HISTORIES = np.array([[0, 0, 1, 2, 3], [4, 5, 2, 6, 7]])
 
 
@@ -59,12 +61,22 @@ def test_overlays_are_short_differences() -> None:
 
 
 def test_the_readme_has_commands_and_code() -> None:
-    assert not re.findall(r"^[A-Z_]+_TABLE$", README, flags=re.MULTILINE)
-    assert len(PYTHON) >= 1
+    assert len(CODE) >= 1
     assert {"make demo", "make test"} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_within_the_project_lead_somewhere(name: str) -> None:
+    for file, _, heading in re.findall(r"\]\(((?!http)[^)#]*)(#([^)]*))?\)", DOCUMENTS[name]):
+        target = (REPOSITORY / name).parent / file if file else REPOSITORY / name
+        assert target.exists(), f"{name} leads to {file}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            found = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+            assert heading in found, f"{name} leads to {file}#{heading}"
+
+
+@pytest.mark.parametrize("code", CODE, ids=range(len(CODE)))
 def test_the_readmes_code_runs(code: str) -> None:
     assert sum(bool(line) for line in code.splitlines()) <= 15
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
@@ -100,6 +112,24 @@ def test_the_readmes_adapter_commands_parse(line: str) -> None:
         Options.of(arguments)
 
 
+@pytest.mark.parametrize("name", DATASETS)
+def test_what_a_missing_dataset_is_answered_with_makes_all_that_its_settings_read(name: str) -> None:
+    commands = [shlex.split(line)[2:] for line in RECIPES[name].lines(Path("data", name))]
+    encoded = [encoders_arguments(argv) for module, *argv in commands if module == "odmt.encoders"]
+    for module, *argv in commands[: -len(encoded)]:
+        assert module == "data_adapters"
+        adapters_parser(argv).parse_args(argv)
+    for one in encoded:
+        parse_encoder(one.modality, one.encoder)
+    streams = parse(["--dataset", name], configs=CONFIGS).model.streams
+    assert [one.modality for one in encoded] == [stream for stream in streams if stream != "id"]
+    assert all(one.dataset == f"data/{name}" for one in encoded)
+
+
+def test_there_is_an_example_for_every_modality_that_has_encoders() -> None:
+    assert ENCODERS.keys() == KNOWN.keys()
+
+
 def test_importing_odmt_costs_nothing_and_using_it_costs_torch_and_numpy() -> None:
     before = python("-c", "import sys, odmt; print(*sys.modules)")
     assert "torch" not in before.stdout.split()
@@ -124,7 +154,18 @@ def test_a_missing_dataset_is_answered_with_the_way_to_it(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
     for words in ("https://github.com/westlake-repl/MicroLens", "-m data_adapters microlens", "-m odmt.encoders"):
         assert words in done.stderr
+    assert "said by" not in done.stderr, "where our own words stand in the code is of no use to anybody"
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_that_we_did_not_word_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs.py").write_text("def backbone(dim: int):\n    return int('no number')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("odmt.training.run", lambda _: importlib.import_module("theirs").backbone(8))
+    monkeypatch.setattr("sys.argv", ["train.py", "--dataset", "sample"])
+    with pytest.raises(SystemExit) as ended:
+        train_main()
+    assert str(ended.value).endswith("invalid literal for int() with base 10: 'no number'\n(said by theirs.py:2)")
 
 
 def test_help_is_worth_reading() -> None:

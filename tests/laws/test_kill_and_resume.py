@@ -37,7 +37,13 @@ POINTS: list[tuple[Any, str]] = [
 ]
 """Where a process may die: just before each of these."""
 ALWAYS = "--train.checkpoint-minutes=1e-9"
-SETTINGS = ("--model.backbone=bert4rec(layers=1, heads=1)", "--model.hide=text=0.2", "--distill.graph=id -> text")
+SETTINGS = (
+    "--model.backbone=bert4rec(layers=1, heads=1)",
+    "--model.hide=text=0.2",
+    "--distill.graph=id -> text",
+    "--train.schedule=linear",
+    "--train.warmup-steps=3",
+)
 
 
 def killed_at(rank: int, argv: list[str], point: int, victim: int, how: int) -> None:
@@ -75,6 +81,7 @@ class Kind:
     world: int
     kills: int
     zero: int = 0
+    fsdp: bool = False
     settings: tuple[str, ...] = ()
 
 
@@ -86,13 +93,14 @@ KINDS = [
     Kind("two processes", 2, KILLS if SLOW else 6),
     Kind("two processes, ZeRO-2", 2, KILLS if SLOW else 3, zero=2),
     Kind("two processes, ZeRO-3", 2, KILLS if SLOW else 3, zero=3),
+    Kind("two processes, FSDP2", 2, KILLS if SLOW else 3, fsdp=True),
 ]
 LAZY = Kind("one process, lazy ids", 1, 3, settings=("--train.id-updates=lazy",))
 
 
 def train(dataset: Path, folder: Path, kind: Kind, point: int, how: int, *more: str, victim: int = 0) -> list[Any]:
     argv = arguments(dataset, folder.parent, f"--name={folder.name}", *SETTINGS, *kind.settings, *more)
-    return launch(killed_at, kind.world, argv, point, victim, how, zero=kind.zero)
+    return launch(killed_at, kind.world, argv, point, victim, how, zero=kind.zero, fsdp=kind.fsdp)
 
 
 def ends_alike(one: Path, other: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 import odmt.loop
 import odmt.parts
@@ -40,6 +41,12 @@ SETTINGS = (
 )
 FEW = ("--train.clip=0", "--train.batch-size=3", "--train.epochs=1")
 """Users of a batch, who leave rows of the id table unread."""
+ENGINES: dict[str, dict[str, Any]] = {"ZeRO-3": {"zero": 3}, "FSDP2": {"fsdp": True}}
+IN_MEMORY = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+OFFLOADED = {
+    "zero": 3,
+    "deepspeed": {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **IN_MEMORY}},
+}
 LAST = 8
 """Steps that such a run takes."""
 WITHIN = 3
@@ -76,7 +83,9 @@ def breaks_in_saving(rank: int, argv: list[str], told: Path) -> None:
     def broken(loop: Any) -> None:
         keep(loop)
         if rank == 1:
-            next(loop.wrapped.parameters()).ds_tensor.fill_(torch.nan)
+            first = next(loop.wrapped.parameters())
+            with torch.no_grad():
+                (first.to_local() if isinstance(first, DTensor) else first.ds_tensor).fill_(torch.nan)
 
     odmt.loop._Loop._keep_time = broken
     train(rank, argv, told)
@@ -93,10 +102,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train alone, and split in two."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, world, zero in (("alone", 1, 0), ("split", 2, 3)):
+    for name, engine in ({"alone": {}} | ENGINES | {"offloaded": OFFLOADED}).items():
+        world = 2 if engine else 1
         (folder / f"told-{name}").mkdir()
         argv = arguments(dataset, folder, *SETTINGS, f"--name={name}")
-        assert launch(train, world, argv, folder / f"told-{name}", zero=zero) == [0] * world
+        assert launch(train, world, argv, folder / f"told-{name}", **engine) == [0] * world
     return folder
 
 
@@ -106,35 +116,39 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], **toleran
         torch.testing.assert_close(other[name], tensor, **tolerances, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_split_or_whole_a_run_is_the_same(runs: Path) -> None:
-    alone, split = (lines(runs / name) for name in ("alone", "split"))
+@pytest.mark.parametrize("engine", [*ENGINES, "offloaded"])
+def test_split_or_whole_a_run_is_the_same(runs: Path, engine: str) -> None:
+    alone, split = (lines(runs / name) for name in ("alone", engine))
     assert len(alone) == LAST + 2
     for one, other in zip(alone, split, strict=True):
         assert flat(other) == pytest.approx(flat(one), rel=1e-4)
-    same(*(load_file(runs / name / "model" / "model.safetensors") for name in ("alone", "split")), atol=1e-4, rtol=1e-3)
+    same(*(load_file(runs / name / "model" / "model.safetensors") for name in ("alone", engine)), atol=1e-4, rtol=1e-3)
 
 
-def test_each_process_holds_its_share_between_steps(runs: Path) -> None:
-    counts = [json.loads((runs / "told-split" / f"counts-{rank}.json").read_text()) for rank in (0, 1)]
-    total = json.loads((runs / "split" / "result.json").read_text())["parameters"]
-    assert [one["whole"] for one in counts] == [0, 0]
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_process_holds_its_share_between_steps(runs: Path, engine: str) -> None:
+    counts = [json.loads((runs / f"told-{engine}" / f"counts-{rank}.json").read_text()) for rank in (0, 1)]
+    total = json.loads((runs / engine / "result.json").read_text())["parameters"]
+    told_whole = 0 if engine == "ZeRO-3" else total  # torch's shares tell the size of what they are of
+    assert [one["whole"] for one in counts] == [told_whole, told_whole]
     assert counts[0]["held"] + counts[1]["held"] == total
     assert abs(counts[0]["held"] - counts[1]["held"]) < 0.02 * total
     assert json.loads((runs / "told-alone" / "counts-0.json").read_text()) == {"held": total, "whole": total}
 
 
-def test_a_model_trained_split_ranks_alike_in_one_process(dataset: Path, runs: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_model_trained_split_ranks_alike_in_one_process(dataset: Path, runs: Path, engine: str) -> None:
     opened = open_dataset(dataset)
-    model = from_pretrained(runs / "split" / "model", opened)
+    model = from_pretrained(runs / engine / "model", opened)
     tables = model.encode_catalogue()
     questions = LeaveTwoOut(opened.offsets, opened.items, num_items=opened.num_items, length=10).questions("test")
     found = ranks(partial(model.states, tables=tables), tables, questions, combine=model.ensemble)
-    kept = np.load(runs / "split" / "test_ranks.npz")
+    kept = np.load(runs / engine / "test_ranks.npz")
     for head, expected in found.items():
         assert np.mean(kept[head] != expected) < 0.02, head
 
 
-@pytest.mark.parametrize("name", ["alone", "split"])
+@pytest.mark.parametrize("name", ["alone", *ENGINES, "offloaded"])
 def test_a_checkpoint_becomes_the_model_it_was(
     dataset: Path, runs: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,14 +182,20 @@ def test_rows_that_wait_for_their_steps_have_taken_them(dataset: Path, tmp_path:
 
 
 def test_what_is_no_checkpoint_is_not_read(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = runs / "split" / "checkpoints" / f"step-{LAST:010d}"
-    assert main([str(runs / "split" / "model"), str(tmp_path / "out")]) == 1
+    checkpoint = runs / "ZeRO-3" / "checkpoints" / f"step-{LAST:010d}"
+    assert main([str(runs / "ZeRO-3" / "model"), str(tmp_path / "out")]) == 1
     assert "is no checkpoint of a run: it must exist, and experiment.yaml two folders above" in capsys.readouterr().err
+    best = next((runs / "alone" / "checkpoints").glob("best-*"))
+    kept = best.read_bytes()
+    best.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"is damaged \(best-.* is not what was written: its hash differs\)"):
+        consolidate(best, tmp_path / "out")
+    best.write_bytes(kept)
     with pytest.raises(ValueError, match="is not empty; name a folder that is"):
-        consolidate(checkpoint, runs / "split")
+        consolidate(checkpoint, runs / "ZeRO-3")
     run_copied = tmp_path / "copied"
     (run_copied / "checkpoints").mkdir(parents=True)
-    (run_copied / "experiment.yaml").write_text((runs / "split" / "experiment.yaml").read_text())
+    (run_copied / "experiment.yaml").write_text((runs / "ZeRO-3" / "experiment.yaml").read_text())
     damaged = run_copied / "checkpoints" / checkpoint.name
     damaged.mkdir()
     (damaged / "checkpoint.json").write_text((checkpoint / "checkpoint.json").read_text())
@@ -184,18 +204,20 @@ def test_what_is_no_checkpoint_is_not_read(runs: Path, tmp_path: Path, capsys: p
     assert not (tmp_path / "out").exists()
 
 
-def test_where_one_share_is_no_number_nothing_is_saved(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_where_one_share_is_no_number_nothing_is_saved(dataset: Path, tmp_path: Path, engine: str) -> None:
     argv = arguments(dataset, tmp_path, *SETTINGS, "--name=broken")
-    assert launch(breaks_in_saving, 2, argv, tmp_path, zero=3) == [1, 1]
+    assert launch(breaks_in_saving, 2, argv, tmp_path, **ENGINES[engine]) == [1, 1]
     for rank in (0, 1):
         assert (tmp_path / f"{rank}.txt").read_text().startswith("parameters are no numbers after step 3; lower")
     assert not list((tmp_path / "broken" / "checkpoints").glob("step-*"))
 
 
-def test_half_precision_keeps_parameters_in_float32(dataset: Path, runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_half_precision_keeps_parameters_in_float32(dataset: Path, runs: Path, tmp_path: Path, engine: str) -> None:
     argv = arguments(dataset, tmp_path, *SETTINGS, "--name=half", "--train.epochs=1", "--train.bf16")
-    assert launch(train, 2, argv, tmp_path, zero=3) == [0, 0]
-    first, plain = (flat(lines(folder)[0])["loss/ranking"] for folder in (tmp_path / "half", runs / "split"))
+    assert launch(train, 2, argv, tmp_path, **ENGINES[engine]) == [0, 0]
+    first, plain = (flat(lines(folder)[0])["loss/ranking"] for folder in (tmp_path / "half", runs / engine))
     assert first != pytest.approx(plain, rel=1e-5)
     assert first == pytest.approx(plain, rel=0.02)
     saved = load_file(tmp_path / "half" / "model" / "model.safetensors")

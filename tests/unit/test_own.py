@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from odmt import ODMT, ItemEmbedding, ItemFeatures, make_batch
-from odmt.own import checked_fusion
+from odmt.own import checked_fusion, checked_histories
 from odmt.types import Streams, Tensor
 
 HISTORIES = np.array([[0, 0, 7, 8, 9], [3, 1, 4, 1, 5]])
@@ -84,3 +84,24 @@ def test_a_backbone_returns_one_state_for_each_vector(
         model(make_batch(HISTORIES, features))
     with pytest.raises(ValueError, match=words.format(rows=5)):
         model.score(torch.from_numpy(HISTORIES), model.encode_catalogue())
+
+
+@pytest.mark.parametrize(
+    ("histories", "told"),
+    [
+        (torch.tensor([7, 8, 9]), r"histories are torch.int64 \[3\]; pass numbers of items"),
+        (torch.ones(1, 3), r"histories are torch.float32 \[1, 3\]"),
+        ([[7, 8, 9]], "histories are list"),
+        (torch.tensor([[7, 8, 10]]), r"histories hold item 10; items are 1\.\.9"),
+        (torch.tensor([[-1, 8, 9]]), "histories hold item -1"),
+        (torch.tensor([[0, 7], [7, 0]]), r"history 1 is \[7, 0\]; pad with 0 on the left"),
+    ],
+)
+def test_histories_are_padded_numbers_of_items(histories: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        checked_histories(histories, 9)
+
+
+def test_histories_that_nothing_is_wrong_with_pass() -> None:
+    for good in (torch.from_numpy(HISTORIES), torch.zeros(2, 0, dtype=torch.long), torch.tensor([[0, 0]])):
+        assert checked_histories(good, 9) is good

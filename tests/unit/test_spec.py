@@ -178,3 +178,8 @@ def test_a_module_that_lacks_a_dependency_says_which(tmp_path: Path, monkeypatch
 def test_did_you_mean_forgives_case_and_hyphens() -> None:
     assert did_you_mean("No-Distil", ["no_distill", "text_only"]) == "did you mean 'no_distill'?"
     assert did_you_mean("zzz", []) == "there is none"
+
+
+def test_choices_that_hold_commas_or_spaces_are_listed_in_quotes() -> None:
+    assert did_you_mean("zzz", ["ids", "text"]) == "there is ids, text"
+    assert did_you_mean("zzz", ["ids", "ids, wide"]) == "there is 'ids', 'ids, wide'"

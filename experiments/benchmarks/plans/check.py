@@ -47,10 +47,6 @@ class Point:
     flags: tuple[str, ...] = ()
 
     @property
-    def zero(self) -> int:
-        return int(self.engine[-1]) if self.engine.startswith("zero") else 0
-
-    @property
     def argv(self) -> list[str]:
         shape = self.shape
         limits = [f"{name}={most}" for name, most in shape.tokens if name in shape.streams]
@@ -64,6 +60,7 @@ class Point:
 IDS = Shape(dim=64, batch=256, num_items=400_000, streams=("id",), tokens=())
 LAZY = ("--train.id-updates=lazy",)
 TEXT = Shape(dim=128, streams=("id", "text"), tokens=ALL)
+WIDE = TEXT.but(dim=512, batch=64, num_items=2000)
 POINTS = (
     Point("ids, 100,000 items", "id_only", IDS.but(num_items=100_000)),
     Point("ids, a million items, dim 128", "id_only", IDS.but(num_items=1_000_000, dim=128)),
@@ -84,6 +81,15 @@ POINTS = (
     Point("DDP x 2, lazy ids, evaluated, too", "id_only", IDS, processes=2, how="evaluated", flags=LAZY),
     Point("ZeRO-1 x 2, ids", "id_only", IDS, engine="zero1", processes=2),
     Point("ZeRO-2 x 2, ids", "id_only", IDS, engine="zero2", processes=2),
+    Point("ZeRO-3 x 2, ids", "id_only", IDS, engine="zero3", processes=2),
+    Point("ZeRO-3 x 4, ids", "id_only", IDS, engine="zero3", processes=4),
+    Point("ZeRO-3 x 2, ID-aware transformer, dim 512", "paper", WIDE, engine="zero3", processes=2),
+    Point("FSDP2 x 2, ids", "id_only", IDS, engine="fsdp", processes=2),
+    Point("FSDP2 x 4, ids", "id_only", IDS, engine="fsdp", processes=4),
+    Point("FSDP2 x 2, ids, evaluated, too", "id_only", IDS, engine="fsdp", processes=2, how="evaluated"),
+    Point("FSDP2 x 4, ids, evaluated, too", "id_only", IDS, engine="fsdp", processes=4, how="evaluated"),
+    Point("FSDP2 x 2, ID-aware transformer, dim 512", "paper", WIDE, engine="fsdp", processes=2),
+    Point("FSDP2 x 2, lazy ids", "id_only", IDS, engine="fsdp", processes=2, flags=LAZY),
 )
 TINIEST = Shape(dim=16, width=16, batch=8, num_items=100, streams=("id", "text"), users=16, tokens=(("text", 30),))
 
@@ -117,8 +123,8 @@ def check(about: str, points: Sequence[Point]) -> dict[str, Any]:
     print(about)
     found = []
     for point in points:
-        measured = measure_steps(point.argv, point.shape, world=point.processes, zero=point.zero, how=point.how)
-        planned = _planned(point, measured) + _least(point.zero, point.processes)
+        measured = measure_steps(point.argv, point.shape, world=point.processes, engine=point.engine, how=point.how)
+        planned = _planned(point, measured) + _least(point.engine, point.processes)
         ratio = measured.peak / planned
         print(
             f"{point.name:45} {measured.distinct:5} distinct items  measured {measured.peak / 1e9:6.3f} GB  planned "
@@ -153,8 +159,8 @@ def _planned(point: Point, measured: Measured) -> int:
 
 
 @functools.cache
-def _least(zero: int, processes: int) -> int:
+def _least(engine: str, processes: int) -> int:
     """Measure what an engine takes for almost nothing."""
-    point = Point("", "paper", TINIEST, f"zero{zero}" if zero else "ddp", processes)
-    measured = measure_steps(point.argv, point.shape, world=processes, zero=zero)
+    point = Point("", "paper", TINIEST, engine, processes)
+    measured = measure_steps(point.argv, point.shape, world=processes, engine=engine)
     return measured.peak - _planned(point, measured)

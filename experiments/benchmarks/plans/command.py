@@ -171,12 +171,12 @@ def _rates(arguments: Namespace) -> Rates:
 
 
 def _configurations(experiment: Experiment, arguments: Namespace) -> list[Configuration]:
-    """Give what is compared: one GPU, and every engine on all; ZeRO as odmt.launch accepts it."""
+    """Give what is compared: one GPU, and every engine on all; ids lazy where odmt.launch accepts it."""
     found = [Configuration(experiment, Engine("ddp"))]
     if arguments.gpus > 1:
         plain = replace(experiment, train=replace(experiment.train, id_updates="dense"))
         found += [
-            Configuration(experiment if name == "ddp" else plain, Engine(name, arguments.gpus))
+            Configuration(plain if name.startswith("zero") else experiment, Engine(name, arguments.gpus))
             for name in arguments.engines
         ]
     return found

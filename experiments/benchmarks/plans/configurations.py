@@ -136,7 +136,7 @@ class Planned:
         settings = asked.experiment.train
         tables = table_names(needs.model) if asked.lazy else set()
         return times(
-            asked.engine,
+            replace(asked.engine, lazy=asked.lazy),
             needs.model,
             needs.step,
             needs.encoding,

@@ -27,8 +27,7 @@ from torch.utils.flop_counter import flop_registry
 from odmt.config import Experiment
 from odmt.data.features import ItemFeatures
 from odmt.data.tokens import TokenTable
-from odmt.items import STORED_CHUNK, evaluating
-from odmt.lazy_ids import id_tables
+from odmt.items import STORED_CHUNK, evaluating, id_tables
 from odmt.model import ODMT
 from odmt.pretrained import build_model
 from odmt.types import Batch, Part, Tokens
@@ -104,7 +103,7 @@ def hollow_step(
     if lazy:
         followed.sparse = {tuple(model.get_parameter(name).shape) for name in table_names(model)}
     with ExitStack() as stack:
-        stack.enter_context(as_read(followed.made, reading, tokens, gpu=gpu))
+        stack.enter_context(as_read(followed.made, reading, tokens, gpu=gpu, world=world))
         stack.enter_context(_fake_mode(model))
         stack.enter_context(followed)
         model.train()

@@ -6,6 +6,7 @@ the processes here are told to give them back, so that what is measured is what 
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
@@ -52,24 +53,29 @@ class Measured:
     seconds: float
 
 
-def measure_steps(argv: Sequence[str], shape: Shape, *, world: int = 1, zero: int = 0, how: str = "") -> Measured:
+def measure_steps(argv: Sequence[str], shape: Shape, *, world: int = 1, engine: str = "ddp", how: str = "") -> Measured:
     """Train for a few steps what `argv` says, settings of train.py, on the synthetic data of `shape`.
 
-    zero: the stage of DeepSpeed's ZeRO, 0 for none. how: "kept" lets the allocator keep what is freed, as it does by
-        itself; "evaluated" ranks some users' targets at the end.
+    engine: "ddp", "fsdp", or "zero1" to "zero3", every parameter split there. how: "kept" lets the allocator keep what
+        is freed, as it does by itself; "evaluated" ranks some users' targets at the end.
     """
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}
-    if zero:
-        address |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(zero)}
+    if by_deepspeed := engine.startswith("zero"):
+        address |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": engine[-1]}
     else:
         address |= {"ACCELERATE_USE_CPU": "true"}
+    if engine == "zero3":
+        split = {"stage": 3, "stage3_param_persistence_threshold": 0}
+        address["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = json.dumps({"zero_optimization": split})
+    if engine == "fsdp":
+        address |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     processes = []
     for rank in range(world):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
         with _environment((address | own if world > 1 else {}) | ({} if how == "kept" else GIVEN_BACK)):
-            processes.append(context.Process(target=_steps, args=(queue, list(argv), shape, zero, how)))
+            processes.append(context.Process(target=_steps, args=(queue, list(argv), shape, by_deepspeed, how)))
             processes[-1].start()
     for process in processes:
         process.join()
@@ -78,11 +84,11 @@ def measure_steps(argv: Sequence[str], shape: Shape, *, world: int = 1, zero: in
     return max((queue.get() for _ in processes), key=lambda found: found.peak)
 
 
-def _steps(queue: Any, argv: list[str], shape: Shape, zero: int, how: str) -> None:
+def _steps(queue: Any, argv: list[str], shape: Shape, by_deepspeed: bool, how: str) -> None:
     torch.set_num_threads(1)
     import odmt.training  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-    if zero:
+    if by_deepspeed:
         import deepspeed
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for minutes
@@ -94,10 +100,11 @@ def _steps(queue: Any, argv: list[str], shape: Shape, zero: int, how: str) -> No
 def _train(experiment: Experiment, shape: Shape, *, evaluated: bool) -> dict[str, Any]:
     """Take steps as `odmt.loop` does, each of another batch."""
     from odmt.data.loading import make_batch
-    from odmt.launch import settle_deepspeed, start
+    from odmt.launch import place, settle_deepspeed, start
     from odmt.lazy_ids import lazy_tables
     from odmt.loop import _groups
     from odmt.pretrained import build_model
+    from odmt.shards import call_alike, whole
     from odmt.types import Part
     from odmt.validation import evaluate
 
@@ -106,10 +113,12 @@ def _train(experiment: Experiment, shape: Shape, *, evaluated: bool) -> dict[str
     model = build_model(experiment, workload.features, item_counts=workload.item_counts, start=False)
     constant = sum(table.values.nbytes + table.spans.nbytes for table in workload.features.tables.values())
     constant += 2 * model.draw_shares.nbytes  # and what they are made of
+    place(accelerator, model, experiment.train)
     lazy = lazy_tables(model, experiment.train, steps=STEPS)
     optimizer = torch.optim.AdamW(_groups(model, experiment.train, lazy), fused=True)
     settle_deepspeed(accelerator.state.deepspeed_plugin, experiment.train, processes=accelerator.num_processes)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
+    call_alike(wrapped)
     wrapped.train()
     world, largest, seconds = accelerator.num_processes, {"distinct": 0}, []
     for number in range(STEPS):
@@ -129,7 +138,8 @@ def _train(experiment: Experiment, shape: Shape, *, evaluated: bool) -> dict[str
 
         seconds.append(machine.seconds(step, torch.device("cpu")))
     if evaluated:
-        evaluate(model, workload.split.questions("test", np.arange(EVALUATED)), experiment, accelerator)
+        with whole(wrapped):
+            evaluate(model, workload.split.questions("test", np.arange(EVALUATED)), experiment, accelerator)
     return {**largest, "widths": shape.widths, "constant": constant, "seconds": min(seconds[1:])}
 
 

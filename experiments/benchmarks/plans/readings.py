@@ -85,6 +85,7 @@ def as_read(
     tokens: Mapping[str, ItemTokens],
     *,
     gpu: bool,
+    world: int = 1,
 ) -> Iterator[None]:
     """Put in place what decides by values or by the device, and what speaks to other processes.
 
@@ -131,7 +132,7 @@ def as_read(
             patch("odmt.attention.keep_mask", keep_mask),
             patch.object(IDAwareTransformer, "_allowed", allowed_rows),
             patch("odmt.model.gathered", all_gathered),
-            patch("odmt.sharing.dist", _Alone),
+            patch("odmt.sharing.dist", _Alone(world)),
         ]
         if gpu:
             change += [
@@ -144,7 +145,13 @@ def as_read(
 
 
 class _Alone:
-    """Stand for torch.distributed: what other processes send is of no account."""
+    """Stand for torch.distributed: what the other processes of `world` send is of no account."""
+
+    def __init__(self, world: int) -> None:
+        self.world = world
+
+    def get_world_size(self) -> int:
+        return self.world
 
     @staticmethod
     def all_gather(made: list[Tensor], own: Tensor) -> None: ...

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .configurations import MOST_BATCHES, Configuration, Needs, Planned, read_tokens
+from .hollow import table_names
 from .memory import Moment
 from .times import Rates, disk_bytes, host_bytes, slower_than_formula
 
@@ -58,6 +59,10 @@ def told(
     parameters = sum(found[0][1].step.parameters.values())
     disk = disk_bytes(shape, planned.stored, parameters, settings.train.keep_checkpoints)
     host = host_bytes(shape, len(planned.stored), settings.data.length, asked)
+    for one, needs in found:
+        if one.engine.name == "fsdp" and not one.lazy:
+            tables = sum(needs.step.parameters[name] for name in table_names(needs.model))
+            host[f"id tables, while {one} evaluates"] = 4 * tables
     print("\ndisk, GB: " + _listed(disk))
     print(f"host's memory per process, GB: {_listed(host)} (of all users the test asks, whatever --train.eval-users)")
     print(_times(planned, found, rates, asked))

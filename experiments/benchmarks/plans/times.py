@@ -3,7 +3,9 @@
     step        operations of matrix products (`hollow` counts them, padding included) / rate
                 + bytes of clipping and AdamW (`floor.update_bytes`; under ZeRO of a share of the parameters) and of
                 activations written and read / bandwidth
-                + bytes sent, twice (N-1)/N of all gradients (reduced and gathered, or all-reduced) / link
+                + bytes sent, twice (N-1)/N of all gradients (reduced and gathered, or all-reduced) / link; three times
+                under ZeRO-3, which gathers parameters for both passes; nothing of id tables under FSDP2, where rows of
+                a batch are sent, which as item vectors under every engine are not counted
     evaluation  operations of encoding the catalogue and of users x items x dim products per head / rate / N
                 + 7 passes of 4 bytes over every score of every head and the ensemble (`odmt.evaluate.rank_targets`)
     epoch       ceil(users / batch) steps and an evaluation of the users that validate
@@ -30,7 +32,7 @@ from odmt.model import ODMT
 
 from .. import machine
 from ..floor import update_bytes
-from .hollow import Step
+from .hollow import Step, table_names
 from .laws import DatasetShape
 from .memory import Engine
 from .readings import ItemTokens
@@ -96,7 +98,9 @@ def times(
     if rates.bandwidth:
         seconds += moved / rates.bandwidth
     if rates.link and engine.processes > 1:
-        seconds += 2 * 4 * updated * (1 - 1 / engine.processes) / rates.link
+        tables = 0 if engine.lazy else sum(step.parameters[name] for name in table_names(model))
+        sent = {"zero3": 3 * updated, "fsdp": 2 * (updated - tables)}.get(engine.name, 2 * updated)
+        seconds += 4 * sent * (1 - 1 / engine.processes) / rates.link
     scores, heads = asked * (model.num_items + 1), len(model.streams)
     evaluation = encoding.operations * model.num_items / encoded + 2 * scores * dim * heads
     evaluation /= rates.operations

@@ -25,7 +25,19 @@ def test_without_such_a_yaml_the_defaults_hold_and_a_line_says_so(
 ) -> None:
     experiment = parse(["--dataset", "other"], configs=configs)
     assert experiment == Experiment("other", name="other-s1")
-    assert capsys.readouterr().err == f"{configs / 'other.yaml'} does not exist: starting from the built-in defaults\n"
+    told = f"{configs / 'other.yaml'} does not exist: starting from the built-in defaults"
+    assert capsys.readouterr().err == f"{told}\n"
+    (configs.parent / "ablations" / "odmt.yaml").write_text("model: {dim: 32}\n")
+    parse(["--dataset", "other"], configs=configs)
+    assert capsys.readouterr().err == f"{told}; the recommended preset is --ablation odmt\n"
+    parse(["--dataset", "other", "--ablation", "odmt"], configs=configs)
+    assert capsys.readouterr().err == f"{told}\n", "who has it need not be told"
+
+
+def test_an_overlay_that_changes_nothing_is_told(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parse(["--dataset", "sample", "--ablation", "wide", "no_distill", "--distill.graph", "id -> text"], configs=configs)
+    told = "overlay no_distill changes nothing here: what it sets is so already\n"
+    assert capsys.readouterr().err == told, "wide changes something, and there was no edge to take away"
 
 
 def test_later_sources_win(configs: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_dataset_is_needed(configs: Path) -> None:
             ["--model.streams", "id", "--distill.graph", "id -> text"],
             (
                 "distill.graph: 'id -> text' names text, but the streams are id, ensemble; "
-                "write --distill.graph with the edges you want, or with none"
+                "write --distill.graph with the edges you want, or bare, which is the empty list"
             ),
         ),
         (
@@ -127,6 +127,11 @@ def test_a_dataset_is_needed(configs: Path) -> None:
         ),
         (["--model.streams"], "model.streams=[]: name at least one stream, and each once"),
         (["--model.streams", "id", "id"], "model.streams=['id', 'id']: name at least one stream, and each once"),
+        (
+            ["--model.streams", "id,text", "image"],
+            "model.streams: 'id,text' is no name of a stream; write names apart: --model.streams id text image",
+        ),
+        (["--model.join", "sum(at='items')"], "model.join: at='items' is no place; did you mean 'item'?"),
         (
             ["--model.stream-backbones", "text=sasrec(layer=2)"],
             "model.stream_backbones: sasrec takes no argument 'layer'; did you mean 'layers'?",
@@ -204,7 +209,8 @@ def test_a_dataset_is_needed(configs: Path) -> None:
         ),
         (["--data.features", "tfidf"], "data.features: 'tfidf' should read like text=tfidf, each name once"),
         (["--data.max-tokens", "text=0"], "data.max_tokens: text=0 is no number above 0; write text=30"),
-        (["--model.hide", "text=1.5"], "model.hide: text=1.5 names no stream, or a rate that is not from 0 to below 1"),
+        (["--model.hide", "text=1.5"], "model.hide: text=1.5 is no rate from 0 to below 1; write text=0.2"),
+        (["--model.hide", "txt=0.1"], "model.hide names 'txt'; did you mean 'text'?"),
         (["--model.hide", "text=often"], "model.hide: text=often is no number; write text=0.2"),
         (
             ["--distill.loss", "mse"],
@@ -213,8 +219,8 @@ def test_a_dataset_is_needed(configs: Path) -> None:
         ),
         (
             ["--model.join", "sum(at='item')", "--distill.graph", "id -> text"],
-            "distill.graph: 'id -> text' names id and text, but the streams are item, ensemble; "
-            "write --distill.graph with the edges you want, or with none",
+            "distill.graph: 'id -> text' names id and text, but with model.join=sum(at='item') the streams are item, "
+            "ensemble; write --distill.graph with the edges you want, or bare, which is the empty list",
         ),
         (
             ["--model.loss", "full", "--distill.graph", "id -> text"],
@@ -225,6 +231,25 @@ def test_a_dataset_is_needed(configs: Path) -> None:
 )
 def test_what_types_cannot_say_is_checked_before_anything_runs(argv: list[str], answer: str, configs: Path) -> None:
     assert refused(["--dataset", "sample", *argv], configs) == answer
+
+
+@pytest.mark.parametrize(
+    ("argv", "answer"),
+    [
+        (["--model.streams", "id,text"], "model.streams: 'id,text' is no name of a stream; write names apart"),
+        (["--model.join", "sum(at='items')"], "model.join: at='items' is no place; did you mean 'item'?"),
+        (["--model.join", "sum"], "names id, but with model.join=sum the streams are item, ensemble; write"),
+    ],
+)
+def test_edges_of_a_file_hide_no_other_mistake_and_are_traced_to_it(
+    argv: list[str], answer: str, configs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (configs / "sample.yaml").write_text("distill: {graph: [id -> *]}\n")
+    monkeypatch.chdir(configs.parent)
+    told = refused(["--dataset", "sample", *argv], configs)
+    assert answer in told
+    assert told.startswith("distill.graph: 'id -> *', which configs/sample.yaml sets, names id") == (argv[-1] == "sum")
+    parse(["--dataset", "sample", "--model.join", "sum", "--distill.graph"], configs=configs)
 
 
 def test_edges_between_the_outputs_of_a_fusion_of_ones_own_are_left_to_the_model() -> None:

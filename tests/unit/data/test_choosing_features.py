@@ -47,13 +47,18 @@ def test_a_further_cache_is_read_beside_the_first_under_a_name_of_its_own(tmp_pa
     assert both.keys == {"text": keys["ours"], "words": keys["tfidf(dim=2)"]}
     for select, answer in (
         ({"words": "text:"}, r"choose with --data\.features words=text:"),
-        ({}, r"'words' is no modality and has no features of its own; say what it reads with --data\.features words="),
+        (
+            {},
+            r"'words' is no modality and has no features of its own; say what it reads with --data\.features words=",
+        ),
         ({"words": "tfidf"}, "'words' is no modality"),
         ({"words": ":tfidf"}, "'words' is no modality"),
-        ({"words": "txt:tfidf"}, "'words' is no modality"),
+        ({"words": "txt:tfidf"}, r"data\.features: words=txt:tfidf names 'txt'; did you mean 'text'\?"),
     ):
         with pytest.raises(FeatureError, match=answer):
             open_features(shelf, ["words"], select=select)
+    with pytest.raises(FeatureError, match=r"'txt' is no modality .* own; did you mean 'text'\? A further stream says"):
+        open_features(shelf, ["txt"])
     with pytest.raises(FeatureError, match="'text' and 'words' are the same features"):
         open_features(shelf, ["text", "words"], select={"text": "ours", "words": "text:ours"})
     with pytest.raises(FeatureError, match="image=text:ours would show text as image"):

@@ -182,11 +182,6 @@ def test_a_mapped_table_travels_to_workers_by_name(tmp_path: Path) -> None:
     assert torch.equal(again.gather("text", [3, 1]).values, features.gather("text", [3, 1]).values)
 
 
-def test_missing_features_name_the_command(tmp_path: Path) -> None:
-    with pytest.raises(FeatureError, match=r"python -m odmt\.encoders .* --modality text --encoder NAME"):
-        open_features(Shelf(tmp_path), ["text"])
-
-
 def test_features_of_another_dataset_are_refused_with_both_fingerprints(tmp_path: Path) -> None:
     made_for, opened = Shelf(tmp_path), Shelf(tmp_path, content="other titles")
     write_features(made_for)

@@ -128,11 +128,16 @@ def test_finds_a_dataset_by_name_or_path(folder: Path) -> None:
 
 def test_a_missing_dataset_is_answered_with_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
-        find_dataset("microlens", root=tmp_path / "data")
-    answer = str(caught.value)
-    assert "https://github.com/westlake-repl/MicroLens" in answer
-    assert f"python -m data_adapters microlens --raw DIR --out {tmp_path / 'data/microlens'}" in answer
-    assert f"python -m odmt.encoders {tmp_path / 'data/microlens'} --modality text --encoder NAME" in answer
+        find_dataset("beauty", root=tmp_path / "data")
+    head, *commands, note = str(caught.value).splitlines()
+    folder = tmp_path / "data" / "beauty"
+    encode = f"  python -m odmt.encoders {folder} --modality text --encoder"
+    assert head.startswith(f"no dataset folder at {folder}. To make it, download reviews_Beauty_5.json.gz and ")
+    assert commands == [
+        f"  python -m data_adapters amazon --raw DIR --out {folder} --text '{{title}}'",
+        f"{encode} sentence-transformers/all-MiniLM-L6-v2 --pool mean",
+    ]
+    assert note == "other encoders: python -m odmt.encoders --help"
 
 
 def test_a_misspelt_dataset_is_answered_with_the_right_name(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from experiments.benchmarks.plans.times import disk_bytes
 from experiments.benchmarks.workload import Shape, make_workload
 from odmt.config import ConfigError, Experiment, parse
 from odmt.pretrained import build_model
+from tests.documents import COMMANDS
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
-CONFIGS = REPOSITORY / "experiments" / "configs"
+CONFIGS = Path(__file__).resolve().parent.parent.parent.parent / "experiments" / "configs"
 TEXT = {"text": ItemTokens(24, np.array([3, 5, 5, 7]))}
 SMALL = ["--dataset-shape", "users=9000", "items=500", "interactions=9e4", "--rate", "1e12", "--dataset", "microlens"]
 SMALL += ["--data.root", "nowhere"]
@@ -135,7 +134,24 @@ def test_lazy_ids_hold_no_gradient_of_a_table() -> None:
     assert update["buckets"] == 4 * others
     assert 4 * others <= update["gradients"] <= 8 * others + 4 * 12 * 16
     assert found["training"]["gradients"] < table
-    assert found["start"]["buckets"] == 4 * update["numbers"]
+
+
+def test_fsdp_splits_all_but_what_a_step_gathers_and_tables_even_then() -> None:
+    found, table = needs_of(Engine("fsdp", 4)), 5001 * 16
+    numbers = found["update"]["numbers"]
+    others = numbers - table
+    for moment in found.values():
+        assert moment["parameters"] + moment["optimizer"] == pytest.approx(12 * numbers / 4, rel=1e-3)
+    assert found["training"]["buckets"] == found["evaluation"]["buckets"] == 4 * others
+    assert found["update"]["gradients"] == pytest.approx(4 * others + table, rel=1e-3)
+    lazy = needs_of(Engine("fsdp", 4, lazy=True))["evaluation"]
+    assert lazy["parameters"] + lazy["optimizer"] == pytest.approx(12 * table + 4 * 5001 + 12 * others / 4, rel=1e-3)
+
+
+def test_zero_3_holds_more_in_a_step_than_it_splits() -> None:
+    training = needs_of(Engine("zero3", 4))["training"]
+    assert training["parameters"] + training["optimizer"] == pytest.approx(20 * training["numbers"] / 4, rel=1e-3)
+    assert training["buckets"] + training["gradients"] > 15 * 5001 * 16  # a table, its gradient, and copies of that
 
 
 def test_zero_splits_moments_and_not_the_gradient_of_a_table_that_spans_shares() -> None:
@@ -232,7 +248,7 @@ def test_help_is_worth_reading(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_readmes_plans_parse() -> None:
-    lines = re.findall(r"^python experiments/plan.py .*$", (REPOSITORY / "README.md").read_text(), flags=re.MULTILINE)
+    lines = [line for line in COMMANDS if line.startswith("python experiments/plan.py ")]
     assert lines
     for line in lines:
         arguments, settings = parser().parse_known_args(shlex.split(line)[2:])

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from odmt.config import ConfigError
+from odmt.data.features import FeatureError
 from odmt.data.format import open_dataset
 from odmt.encoders.caching import encode_modality
 from odmt.encoders.last_read import LostWorkerError
 from odmt.encoders.network import FrozenNetwork
-from odmt.inputs import encoders_of
+from odmt.inputs import encoders_of, stored_features
 from odmt.pretrained import from_pretrained
 from odmt.training import run
 from tests.networks import TINY, TinyPatches, picture_dataset
@@ -151,6 +152,18 @@ def test_encoders_that_cannot_be_trained_are_refused(
 def test_misspelt_encoders_are_answered_before_anything_is_read(encoder: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         experiment(tmp_path / "nowhere", tmp_path, f"--model.encoders={encoder}")
+
+
+def test_who_lacks_features_is_told_that_an_encoder_can_be_trained(tmp_path: Path) -> None:
+    dataset = picture_dataset(tmp_path / "pictures")
+    told = r"has no image features; make them with:\n.*\n.*; or train through an encoder, with --model.encoders image="
+    with pytest.raises(FeatureError, match=told):
+        stored_features(experiment(dataset.path, tmp_path, *ALONE), dataset)
+    frozen = (*ALONE, "--model.encoders=image=tiny(dim=3) @ frozen")
+    with pytest.raises(
+        FeatureError, match=r"--encoder 'tiny\(dim=3\)'\nother encoders: python -m odmt\.encoders --help$"
+    ):
+        stored_features(experiment(dataset.path, tmp_path, *frozen), dataset)
 
 
 def test_a_model_whose_encoder_made_tokens_otherwise_is_refused(

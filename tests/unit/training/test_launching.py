@@ -14,12 +14,12 @@ import yaml
 from accelerate import DeepSpeedPlugin
 
 from odmt.config import ConfigError, parse
-from odmt.launch import _processes_asked_for, settle_deepspeed
+from odmt.launch import FSDP, _processes_asked_for, engine_of, settle_deepspeed, start
 from odmt.run_folder import flat
 from odmt.training import run
 from tests.networks import TINY
 from tests.processes import launch
-from tests.unit.training.tiny_runs import arguments, experiment, lines
+from tests.unit.training.tiny_runs import arguments, experiment, fresh_accelerator, lines
 
 NVME = {"device": "nvme", "nvme_path": "swap"}
 
@@ -59,19 +59,43 @@ def test_what_a_command_line_asks_for(command: str, asked: int) -> None:
     assert _processes_asked_for(command.split(), {"WORLD_SIZE": "1"}) == 1
 
 
-@pytest.mark.parametrize(
-    ("engine", "told"),
-    [
-        ("DEEPSPEED", "accelerate would train without it: unset ACCELERATE_USE_CPU"),
-        ("FSDP", "FSDP is not supported .* launch with --config_file experiments/accelerate/zero3.yaml"),
-    ],
-)
-def test_engines_that_would_be_left_out(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, told: str
-) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
-    with pytest.raises(ValueError, match=told):
+def test_an_engine_that_would_be_left_out(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match="accelerate would train without it: unset ACCELERATE_USE_CPU"):
         run(experiment(dataset, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("VERSION", "1"), ("AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP"), ("OFFLOAD_PARAMS", "true")]
+)
+def test_what_is_asked_of_fsdp_and_would_not_be_done(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv(f"FSDP_{name}", value)
+    with pytest.raises(ValueError, match=f"FSDP_{name}={value}, and here it is .*experiments/accelerate/fsdp.yaml"):
+        run(experiment(dataset, tmp_path))
+
+
+def test_fsdp_is_taken_up_again_and_no_other_engine_goes_on_with_it(dataset: Path, tmp_path: Path) -> None:
+    argv = arguments(dataset, tmp_path, "--train.epochs=1", "--name=split")
+    assert launch(starts_twice, 2, argv, fsdp=True) == [0, 0]
+    assert launch(train, 2, argv, tmp_path, fsdp=True) == [0, 0]
+    assert launch(train, 2, [*argv, "--resume"], tmp_path) == [1, 1]
+    assert (
+        "was started with engine=FSDP2, and now there is engine=none; launch it as then"
+        in (tmp_path / "0.txt").read_text()
+    )
+    alone = ["--model.loss=full", "--distill.graph", "--train.candidates=process", "--name=alone"]
+    assert launch(train, 2, arguments(dataset, tmp_path, *alone), tmp_path, fsdp=True) == [1, 1]
+    assert "look up the whole catalogue for itself, which FSDP2 has split" in (tmp_path / "1.txt").read_text()
+
+
+def starts_twice(rank: int, argv: list[str]) -> None:
+    del rank
+    for _ in range(2):
+        fresh_accelerator()
+        assert engine_of(start(parse(argv, configs=Path(argv[0])))) == "FSDP2"
 
 
 def test_zero_1_trains_in_half_precision_and_not_with_lazy_ids(dataset: Path, tmp_path: Path) -> None:
@@ -138,16 +162,21 @@ def test_a_file_that_contradicts_our_settings(file: dict[str, Any], told: str) -
         settled(file, "--train.batch-size=1024", "--train.lr=0.01")
 
 
-@pytest.mark.parametrize("name", ["ddp", "zero1", "zero2", "zero3", "zero3-offload"])
+@pytest.mark.parametrize("name", ["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp"])
 def test_configurations_say_nothing_that_ours_say(repository: Path, name: str) -> None:
     path = repository / "experiments" / "accelerate" / f"{name}.yaml"
     settings = yaml.safe_load(path.read_text())
     assert settings["mixed_precision"] == "no"
-    assert set(settings) <= {"compute_environment", "distributed_type", "mixed_precision", "deepspeed_config"}
+    engine = {"fsdp": "fsdp_config", "ddp": "none"}.get(name, "deepspeed_config")
+    assert set(settings) - {engine} == {"compute_environment", "distributed_type", "mixed_precision"}
+    if name == "fsdp":
+        assert {
+            f"FSDP_{key[5:].upper()}": str(value) for key, value in settings[engine].items()
+        }.items() <= FSDP.items()
     split = {"zero3_init_flag", "offload_optimizer_device", "offload_param_device"}
     said = settings.get("deepspeed_config", {})
     assert set(said) <= {"zero_stage", "deepspeed_multinode_launcher"} | (split if "zero3" in name else set())
-    assert str(said.get("zero_stage", "ddp")) in name
+    assert str(said.get("zero_stage", "")) in name
     offloaded = {key for key in said if key.startswith("offload") and said[key] == "cpu"}
     assert len(offloaded) == (2 if "offload" in name else 0)
     assert f"--config_file experiments/accelerate/{name}.yaml" in path.read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -125,7 +124,7 @@ def test_a_run_is_resumed_by_as_many_processes_as_began_it(dataset: Path, tmp_pa
     folder = RunFolder(settings.folder)
     folder.claim(settings, {"processes": "2"})
     del folder
-    with pytest.raises(ValueError, match=r"started with another processes than .* gives now \(1\)"):
+    with pytest.raises(ValueError, match=r"started with processes=2, and now there is processes=1; launch it as then"):
         RunFolder(settings.folder).claim(replace(settings, resume=True), {"processes": "1"})
     moved = replace(settings, resume=True, data=replace(settings.data, workers=3), trackers=("tensorboard",))
     RunFolder(settings.folder).claim(moved, {"processes": "2"})  # these may differ
@@ -153,7 +152,9 @@ def test_an_existing_run_is_neither_mixed_nor_lost(dataset: Path, tmp_path: Path
         run(other)
     elsewhere = tmp_path / "data" / "tiny"
     tiny_dataset(elsewhere, seed=9)
-    with pytest.raises(ValueError, match="started with another dataset"):
+    with pytest.raises(
+        ValueError, match=r"started on other data than .* holds now \(fingerprints \w{16} then, \w{16} now\)"
+    ):
         run(replace(settings, dataset=str(elsewhere), resume=True))
     assert (run(replace(settings, overwrite=True)) / "result.json").exists()
     precious = tmp_path / "precious"
@@ -184,13 +185,45 @@ def test_features_of_another_encoder_do_not_slip_into_a_run(dataset: Path, tmp_p
     settings = experiment(own, tmp_path, "--train.epochs=1")
     folder = run(settings)
     (folder / "result.json").unlink()
-    shutil.rmtree(own / "features")
+    features = own / "features" / "text"
+    (before,) = features.iterdir()
+    before.rename(tmp_path / before.name)
     encode_modality(open_dataset(own), "text", Tfidf(dim=7), batch_size=64, progress=False)
+    (other,) = features.iterdir()
     fresh_accelerator()
-    with pytest.raises(ValueError, match="started with another features"):
+    told = (
+        rf"other features of text \({before.name}\) than are read now \({other.name}\); .*features text={before.name};"
+    )
+    with pytest.raises(ValueError, match=told):
         run(replace(settings, resume=True))
     with pytest.raises(ValueError, match=r"was trained on text features \w+, and these are"):
         from_pretrained(folder / "model", open_features(open_dataset(own), ["text"]))
+    with pytest.raises(ValueError, match=r"has train\.epochs=1, the command says 2"):
+        run(
+            experiment(own, tmp_path, "--train.epochs=2", "--resume")
+        )  # that is what was typed, so that it is told first
+    (tmp_path / before.name).rename(before)
+    fresh_accelerator()
+    chosen = replace(settings.data, features=(f"text={before.name}",))
+    assert (run(replace(settings, data=chosen, resume=True)) / "result.json").exists(), "the way out leads out"
+
+
+def test_other_streams_are_told_as_they_are_typed(dataset: Path, tmp_path: Path) -> None:
+    files = RunFolder(experiment(dataset, tmp_path).folder)
+    files.claim(experiment(dataset, tmp_path, "--model.streams=id"), {"features": "{}"})
+    with pytest.raises(ValueError, match=r"has model\.streams=id, the command says id text; make them equal or choose"):
+        files.check_same(experiment(dataset, tmp_path, "--resume"), {"features": '{"text": "1f"}'})
+
+
+def test_a_run_that_is_not_there_is_begun_and_a_line_says_so(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = experiment(dataset, tmp_path, "--train.epochs=1", "--resume")
+    folder = run(settings)
+    assert f"{folder}: nothing to resume, beginning anew\n" in capsys.readouterr().out
+    fresh_accelerator()
+    run(settings)
+    assert "nothing to resume" not in capsys.readouterr().out
 
 
 def test_how_streams_would_teach_is_of_no_matter_where_none_does(dataset: Path, tmp_path: Path) -> None:
@@ -199,7 +232,7 @@ def test_how_streams_would_teach_is_of_no_matter_where_none_does(dataset: Path, 
     files.claim(experiment(dataset, tmp_path, *silent, "ce"), {})
     files.check_same(experiment(dataset, tmp_path, *silent, "kl", "--distill.detach", "--resume"), {})
     taught = experiment(dataset, tmp_path, *silent, "ce", "--distill.graph=id -> *", "--resume")
-    with pytest.raises(ValueError, match=r"has distill\.graph=\[\], the command says \['id -> text'\]"):
+    with pytest.raises(ValueError, match=r"has distill\.graph=\(nothing\), the command says 'id -> text'; make"):
         files.check_same(taught, {})
     files = RunFolder(tmp_path / "taught")
     files.claim(taught, {})
