@@ -76,6 +76,7 @@ def start(experiment: Experiment) -> Accelerator:
         kwargs_handlers=handlers,
         device_placement=False,  # the loop puts models there; of one on a CPU, "cpu:0" here, torch would make a copy
     )
+    accelerator.wait_for_everyone()  # a refusal that ended this process sooner would break into others' connecting
     _check_processes(accelerator)
     if engine_of(accelerator) == "FSDP2":
         _check_rows(experiment)

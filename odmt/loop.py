@@ -28,7 +28,6 @@ from odmt.launch import innermost, optimizer_of, place, settle_deepspeed
 from odmt.lazy_ids import LazyTables, lazy_tables
 from odmt.meters import Meter
 from odmt.model import ODMT
-from odmt.peers import naming_the_dead
 from odmt.pretrained import load_weights, save_weights
 from odmt.run_folder import RunFolder, write_whole
 from odmt.schedules import distillation_weight, learning_rate
@@ -57,7 +56,7 @@ def fit(
     """
     settings = experiment.train
     loop = _Loop(model, split, experiment, folder, accelerator, checkpoint)
-    with loop.requests, naming_the_dead(accelerator):
+    with loop.requests:
         while not loop.is_over():
             loop.train_an_epoch()
             loop.end_an_epoch()

@@ -1,4 +1,4 @@
-"""Which of a run's processes has died, told by those that are left."""
+"""Which of a run's processes has ended, by a refusal of its own or killed, told by those that are left."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PATIENCE_S = 5.0
 
 @contextmanager
 def naming_the_dead(accelerator: Accelerator) -> Iterator[None]:
-    """Where processes lose each other, raise ChildProcessError that names those of this machine that have died.
+    """Where processes lose each other, raise ChildProcessError that names those of this machine that have ended.
 
-    Errors that no death explains pass as they are; so do those of one process alone.
+    Errors that no end explains pass as they are; so do those of one process alone.
     """
     if accelerator.num_processes == 1:
         yield
@@ -39,7 +39,9 @@ def naming_the_dead(accelerator: Accelerator) -> Iterator[None]:
                 raise
             time.sleep(0.1)
         names = ", ".join(f"{rank} (process {beside[rank]} on {host})" for rank in dead)
-        raise ChildProcessError(f"rank {names} of {len(everyone)} has died, and the others cannot go on") from error
+        raise ChildProcessError(
+            f"rank {names} of {len(everyone)} has ended, and the others cannot go on: it has said why, or was killed"
+        ) from error
 
 
 def _lives(process: int) -> bool:

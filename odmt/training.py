@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from odmt.checkpoints import Checkpoints, Progress
@@ -24,6 +25,7 @@ from odmt.launch import engine_of, start
 from odmt.loop import fit
 from odmt.model import ODMT
 from odmt.newcomers import TrainedItems
+from odmt.peers import naming_the_dead
 from odmt.pretrained import build_model, save_pretrained
 from odmt.run_folder import RunFolder, write_whole
 from odmt.trackers import closing_trackers
@@ -35,6 +37,11 @@ __all__ = ["fit", "run"]
 def run(experiment: Experiment) -> Path:
     """Do what `experiments/train.py` does: read the dataset, train, and leave the run's folder, which is returned."""
     accelerator = start(experiment)
+    with naming_the_dead(accelerator):
+        return _run(experiment, accelerator)
+
+
+def _run(experiment: Experiment, accelerator: Accelerator) -> Path:
     dataset = open_dataset(find_dataset(experiment.dataset, experiment.data.root))
     set_seed(experiment.seed)
     split = LeaveTwoOut(dataset.offsets, dataset.items, num_items=dataset.num_items, length=experiment.data.length)

@@ -53,7 +53,7 @@ def test_where_one_is_killed_the_other_names_it(dataset: Path, tmp_path: Path) -
     assert launch(train, 2, arguments(dataset, tmp_path), "kill", tmp_path) == [1, -signal.SIGKILL]
     text = (tmp_path / "0.txt").read_text()
     assert text.startswith("ChildProcessError: rank 1 (process ")
-    assert text.endswith(" of 2 has died, and the others cannot go on")
+    assert text.endswith(" of 2 has ended, and the others cannot go on: it has said why, or was killed")
 
 
 def test_where_one_loses_its_numbers_all_stop_together(dataset: Path, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from accelerate import DeepSpeedPlugin
 
@@ -27,7 +29,7 @@ NVME = {"device": "nvme", "nvme_path": "swap"}
 def train(rank: int, argv: list[str], errors: Path) -> None:
     try:
         run(parse(argv, configs=Path(argv[0])))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         (errors / f"{rank}.txt").write_text(str(error))
         raise SystemExit(1) from error
 
@@ -86,9 +88,31 @@ def test_fsdp_is_taken_up_again_and_no_other_engine_goes_on_with_it(dataset: Pat
         "was started with engine=FSDP2, and now there is engine=none; launch it as then"
         in (tmp_path / "0.txt").read_text()
     )
+    assert "rank 0 (process " in (tmp_path / "1.txt").read_text()  # and no traceback that buries what rank 0 said
     alone = ["--model.loss=full", "--distill.graph", "--train.candidates=process", "--name=alone"]
     assert launch(train, 2, arguments(dataset, tmp_path, *alone), tmp_path, fsdp=True) == [1, 1]
     assert "look up the whole catalogue for itself, which FSDP2 has split" in (tmp_path / "1.txt").read_text()
+
+
+def test_a_process_that_refuses_waits_until_all_are_connected(dataset: Path, tmp_path: Path) -> None:
+    """Otherwise one that comes later ends in a traceback of the transport, and not in the reason."""
+    alone = arguments(dataset, tmp_path, "--model.loss=full", "--distill.graph", "--train.candidates=process")
+    assert launch(comes_late, 2, alone, tmp_path, fsdp=True) == [1, 1]
+    assert (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()
+    assert (tmp_path / "0.txt").stat().st_mtime_ns > (tmp_path / "connected").stat().st_mtime_ns
+
+
+def comes_late(rank: int, argv: list[str], folder: Path) -> None:
+    connect = torch.distributed.init_process_group
+
+    def later(*args: Any, **kwargs: Any) -> None:
+        connect(*args, **kwargs)
+        time.sleep(1)
+        (folder / "connected").touch()
+
+    if rank == 1:
+        torch.distributed.init_process_group = later
+    train(rank, argv, folder)
 
 
 def starts_twice(rank: int, argv: list[str]) -> None:
