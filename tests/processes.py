@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -97,7 +99,14 @@ def _launched(address: dict[str, str], function: Callable[..., None], rank: int,
     function(rank, *arguments)
 
 
+FIRST = 10_000 + os.getpid() * 997 % 20_000  # test runs beside each other begin at different ones
+PORTS = itertools.cycle([*range(FIRST, 30_000), *range(10_000, FIRST)])
+"""Below those that systems hand out: of these, one could be taken by another test before this one listens to it."""
+
+
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    for port in PORTS:
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the cycle has no end")

@@ -72,7 +72,7 @@ def test_a_process_that_dies_leaves_no_dataset(raw: Path, tmp_path: Path) -> Non
     done = run(30_000, "microlens", "--raw", str(raw), "--out", str(tmp_path / "lens"), dies=True)
     assert done.returncode < 0
     assert not (tmp_path / "lens").exists()
-    for _ in range(100):  # its child removes what it left
+    for _ in range(1200):  # its child removes what it left
         if [p.name for p in tmp_path.iterdir()] == ["raw"]:
             break
         time.sleep(0.1)

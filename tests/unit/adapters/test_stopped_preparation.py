@@ -67,7 +67,7 @@ def test_a_stopped_preparation_leaves_nothing(tmp_path: Path, stage: str, with_s
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)

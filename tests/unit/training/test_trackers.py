@@ -68,7 +68,7 @@ def of_wandb(folder: Path) -> Told:
     settings: dict[str, str] = {}
     ends, runs = [], set()
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not any(record.HasField("exit") for record in records(path.read_bytes())):
             assert time.monotonic() < until, f"{path} has no end"  # wandb writes from a process of its own
             time.sleep(0.1)
