@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from odmt.components import BACKBONES, CONTENT
 from odmt.items import build_component
-from odmt.own import checked_module
+from odmt.own import checked_backbone
 from odmt.types import Backbone
 
 __all__ = ["chosen_backbones", "made_backbone"]
@@ -33,11 +34,18 @@ def chosen_backbones(
     return dict.fromkeys(read, backbone) | own | {head: again for head, (_, again) in further_heads.items()}
 
 
-def made_backbone(stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, object]) -> nn.Module:
-    """Build what reads `stream`; raises ValueError where it is no module, or one that would serve twice."""
-    what = f"backbone of {stream!r}"
-    if isinstance(backbone, str):
-        return checked_module(build_component(backbone, BACKBONES, what, context), what)
+def made_backbone(stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, Any]) -> nn.Module:
+    """Build what reads `stream`; raises ValueError where it is no causal module, or one that would serve twice.
+
+    context: what components named by a string may ask for, the `dim` of vectors and the `length` of histories among it.
+    """
     if isinstance(backbone, nn.Module):
-        raise ValueError(f"{what} is a module, but every stream needs its own; pass what makes one: lambda: ...")
-    return checked_module(backbone(), f"what the maker of the {what} returns")
+        raise ValueError(
+            f"backbone of {stream!r} is a module, but every stream needs its own; pass what makes one: lambda: ..."
+        )
+    made = (
+        build_component(backbone, BACKBONES, f"backbone of {stream!r}", context)
+        if isinstance(backbone, str)
+        else backbone()
+    )
+    return checked_backbone(made, stream, dim=context["dim"], length=context["length"])

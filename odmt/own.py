@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from odmt.types import Bool, Float, Int, Streams, Tensor
 
 __all__ = [
+    "checked_backbone",
     "checked_fusion",
     "checked_histories",
     "checked_module",
@@ -52,6 +55,48 @@ def checked_vectors(vectors: object, fusion: nn.Module, items: int, dim: int) ->
                 f"[items, dim], which is {[items, dim]}"
             )
     return vectors
+
+
+def checked_backbone(made: object, stream: str, *, dim: int, length: int | None) -> nn.Module:
+    """Refuse what is no causal backbone (`odmt.types.Backbone`), as far as a short history of noise can tell.
+
+    Every event is predicted from the state before it: where states saw later events, training would learn to copy them,
+    and its loss would look splendid. Ours are held to it by tests and not tried; nor are modules without weights yet.
+    """
+    what = f"backbone of {stream!r}"
+    module = checked_module(made, what)
+    events, ours = min(4, length or 4), type(module).__module__.partition(".")[0] == "odmt"
+    if ours or events < 2 or any(type(p) is not nn.Parameter or p.is_meta for p in module.parameters()):
+        return module
+    if isinstance(module, nn.RNNBase):
+        raise ValueError(
+            f"{what} is torch's {type(module).__name__} itself, which would take the mask for its first state; wrap it "
+            f"in a module whose forward(self, x, mask) returns self.rnn(x)[0], with rnn = {type(module).__name__}(..., "
+            "batch_first=True)"
+        )
+    gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []  # some kernels run there alone
+    dtype = next((p.dtype for p in module.parameters()), None)
+    one, newest = torch.randn(2, events, dim, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    changed = torch.cat([one[:-1], newest[-1:]])
+    x = torch.stack([one, one, changed]).to(gpu[0] if gpu else "cpu")
+    mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    tried = copy.deepcopy(module).to(x.device).eval()
+    hidden = () if getattr(module, "hide_rate", None) is None else (torch.zeros_like(mask),)
+    with torch.random.fork_rng(gpu), torch.no_grad():
+        states = checked_states(tried(x, mask, *hidden), x, stream).float()
+    near = 1e-3 * float(states.abs().max())
+    if float((states[0] - states[1]).abs().max()) > near:
+        raise ValueError(
+            f"{what}, {type(module).__name__}, gives two users of the same history different states: it mixes the rows "
+            "of a batch, as recurrent networks of torch do without batch_first=True"
+        )
+    if not hidden and float((states[0] - states[2])[:-1].abs().max()) > near:
+        raise ValueError(
+            f"{what}, {type(module).__name__}, lets states see later events: another newest event changed those before "
+            "it, which are trained to predict it. Make it causal, as by a triangular mask; or give it what a backbone "
+            "that looks both ways has, hide_rate (odmt.types.Backbone), to be trained by hiding events"
+        )
+    return module
 
 
 def checked_histories(histories: object, num_items: int) -> Int[Tensor, "batch length"]:

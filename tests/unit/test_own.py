@@ -74,16 +74,61 @@ class Recurrent(nn.Module):
         return self.gru(x)[0] if self.alone else self.gru(x)
 
 
-@pytest.mark.parametrize(("width", "alone", "given"), [(8, False, "a tuple"), (6, True, r"shape \[2, {rows}, 6\]")])
+@pytest.mark.parametrize(("width", "alone", "given"), [(8, False, "a tuple"), (6, True, r"shape \[{rows}, 6\]")])
 def test_a_backbone_returns_one_state_for_each_vector(
     width: int, alone: bool, given: str, features: ItemFeatures
 ) -> None:
-    model = ODMT(features, dim=8, length=5, backbone=lambda: Recurrent(width, alone=alone))  # pyright: ignore[reportArgumentType]
-    words = rf"the backbone of 'id' returns {given} for vectors of shape \[2, {{rows}}, 8\]; .* the first of what torch"
-    with pytest.raises(ValueError, match=words.format(rows=4)):
+    words = rf"the backbone of 'id' returns {given} for vectors of shape \[{{rows}}, 8\]; .* the first of what torch"
+    with pytest.raises(ValueError, match=words.format(rows="3, 4")):
+        ODMT(features, dim=8, length=5, backbone=lambda: Recurrent(width, alone=alone))  # pyright: ignore[reportArgumentType]
+    model = ODMT(features, dim=8, length=5)
+    model.backbones["id"] = Recurrent(width, alone=alone)
+    with pytest.raises(ValueError, match=words.format(rows="2, 4")):
         model(make_batch(HISTORIES, features))
-    with pytest.raises(ValueError, match=words.format(rows=5)):
+    with pytest.raises(ValueError, match=words.format(rows="2, 5")):
         model.score(torch.from_numpy(HISTORIES), model.encode_catalogue())
+
+
+class Mixing(nn.Module):
+    """Look the wrong way: at later events, or, across `users`, at other rows."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        self.net = nn.GRU(8, 8) if how == "users" else nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.how = how
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self.how == "users":
+            return self.net(x)[0]
+        causal = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.how == "causal" else None
+        return self.net(x, mask=causal, src_key_padding_mask=torch.zeros(mask.shape).masked_fill(~mask, -1e9))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("future", r"backbone of 'id', Mixing, lets states see later events.* Make it causal, .*hide_rate"),
+        ("users", r"backbone of 'id', Mixing, gives two users of the same history different states.*batch_first=True"),
+    ],
+)
+def test_a_backbone_sees_neither_later_events_nor_other_users(how: str, told: str, features: ItemFeatures) -> None:
+    with pytest.raises(ValueError, match=told):
+        ODMT(features, dim=8, backbone=lambda: Mixing(how))
+    torch.manual_seed(0)
+    model = ODMT(features, dim=8, backbone=lambda: Mixing("causal"))
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    without = ODMT(features, dim=8, length=1, backbone=lambda: Mixing("causal"))  # one event: nothing to try
+    assert torch.equal(torch.get_rng_state(), after)
+    assert model.backbones["id"].training
+    for name, weights in without.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weights)
+
+
+def test_recurrent_networks_of_torch_are_to_be_wrapped(features: ItemFeatures) -> None:
+    with pytest.raises(ValueError, match=r"torch's GRU itself, which would take the mask for its first state; wrap it"):
+        ODMT(features, dim=8, backbone=lambda: nn.GRU(8, 8, batch_first=True))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
