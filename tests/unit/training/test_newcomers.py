@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from odmt import Recommender
 from odmt.data.feature_writer import FeatureWriter
@@ -19,6 +20,7 @@ from odmt.newcomers import TrainedItems, _teachers, expect_ids
 from odmt.pretrained import from_pretrained, save_pretrained
 from odmt.recommend import main
 from odmt.training import run
+from tests.networks import TINY, picture_dataset
 from tests.unit.training.tiny_runs import experiment
 
 WIDTH = 6
@@ -260,3 +262,30 @@ def test_ids_that_are_numbers_in_a_foreign_table_are_texts(tmp_path: Path) -> No
     table = pq.read_table(dataset.path / "items.parquet").to_pydict()
     pq.write_table(pa.table({**table, "id": list(range(24))}), dataset.path / "items.parquet")
     assert dataset.ids() == [str(number) for number in range(24)]
+
+
+def test_encoders_of_the_model_read_new_items(tmp_path: Path) -> None:
+    """Pictures of a later catalogue: items that stayed are what they were, new red ones are liked by who likes red."""
+    then = picture_dataset(tmp_path / "data" / "then")
+    media, there = tmp_path / "data" / "then-media", then.ids()
+    for number, colour in enumerate([(220, 30, 30), (30, 30, 220)]):
+        Image.new("RGB", (30, 20), colour).save(media / f"new {number}.png")
+    ids = ["new 0", *reversed(there), "new 1"]
+    images = [f"{item[1:]}.png" if item.startswith("i") else f"{item}.png" for item in ids]
+    users = [(f"u{user}", [1 + ids.index(there[kind]) for kind in (0, 2, 4, 6, 8)], None) for user in (0, 1)]
+    items = {"id": ids, "image": [None if item == there[-1] else name for item, name in zip(ids, images, strict=True)]}
+    now = write_dataset(
+        tmp_path / "data" / "now", name="now", histories=users, items=items, tie_rule="none", media_root=media
+    )
+    encoder = f"--model.encoders=image={TINY}"
+    folder = run(experiment(then.path, tmp_path, "--model.streams", "id", "image", encoder, "--train.encode-chunk=5"))
+    before, after = from_pretrained(folder, then), from_pretrained(folder, now)
+    old, new = before.encode_catalogue(), after.encode_catalogue()
+    for name, vectors in old.items():
+        for item in there:
+            torch.testing.assert_close(new[name][1 + ids.index(item)], vectors[1 + there.index(item)])
+    for head in ("id", "image", "ensemble"):
+        recommender = Recommender.load(folder, now.path, head=head)
+        assert recommender.new_items == ["new 0", "new 1"]
+        blue, red = (dict(best) for best in recommender.histories([there[0:6:2], there[1:6:2]], k=26))
+        assert red["new 0"] - red["new 1"] > blue["new 0"] - blue["new 1"]
