@@ -224,7 +224,7 @@ def test_wrong_arguments_are_refused_with_both_values(features: ItemFeatures) ->
     model = make_model(features)
     with pytest.raises(ValueError, match="history of 9 events is longer than SASRec's length=6"):
         model.score(torch.ones(1, 9, dtype=torch.long), model.encode_catalogue())
-    with pytest.raises(ValueError, match="returns is a function, not a torch module"):
+    with pytest.raises(ValueError, match="backbone of 'id' is a function, not a torch module"):
         make_model(features, backbone=lambda: lambda x, mask: x)
     with pytest.raises(ValueError, match="every stream needs its own; pass what makes one"):
         make_model(features, backbone=SASRec(8, length=6))
