@@ -34,10 +34,13 @@ def chosen_backbones(
     return dict.fromkeys(read, backbone) | own | {head: again for head, (_, again) in further_heads.items()}
 
 
-def made_backbone(stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, Any]) -> nn.Module:
+def made_backbone(
+    stream: str, backbone: str | Callable[[], Backbone], context: Mapping[str, Any], start: bool
+) -> nn.Module:
     """Build what reads `stream`; raises ValueError where it is no causal module, or one that would serve twice.
 
     context: what components named by a string may ask for, the `dim` of vectors and the `length` of histories among it.
+    start: whether it is to be trained, and therefore tried, and not to be loaded.
     """
     if isinstance(backbone, nn.Module):
         raise ValueError(
@@ -48,4 +51,4 @@ def made_backbone(stream: str, backbone: str | Callable[[], Backbone], context: 
         if isinstance(backbone, str)
         else backbone()
     )
-    return checked_backbone(made, stream, dim=context["dim"], length=context["length"])
+    return checked_backbone(made, stream, dim=context["dim"], length=context["length"], tried=start)

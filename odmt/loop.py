@@ -28,6 +28,7 @@ from odmt.launch import innermost, optimizer_of, place, settle_deepspeed
 from odmt.lazy_ids import LazyTables, lazy_tables
 from odmt.meters import Meter
 from odmt.model import ODMT
+from odmt.peers import naming_the_dead
 from odmt.pretrained import load_weights, save_weights
 from odmt.run_folder import RunFolder, write_whole
 from odmt.schedules import distillation_weight, learning_rate
@@ -56,7 +57,7 @@ def fit(
     """
     settings = experiment.train
     loop = _Loop(model, split, experiment, folder, accelerator, checkpoint)
-    with loop.requests:
+    with loop.requests, naming_the_dead(accelerator):  # signals last: a launcher sends one to those that are left
         while not loop.is_over():
             loop.train_an_epoch()
             loop.end_an_epoch()

@@ -98,7 +98,7 @@ class ODMT(ItemEncoder):
         chosen = chosen_backbones(read, contents, backbone, stream_backbones or {}, further_heads or {})
         if taken := self.read_again.keys() & {*self.vectors, *RESERVED}:
             raise ValueError(f"further_heads: there is a stream {min(taken)!r} already; give the head another name")
-        self.backbones = nn.ModuleDict({name: made_backbone(name, made, context) for name, made in chosen.items()})
+        self.backbones = nn.ModuleDict({name: made_backbone(name, how, context, start) for name, how in chosen.items()})
         if len(set(self.backbones.values())) < len(chosen):
             raise ValueError("backbone() returned the same module twice; make a new one at each call")
         self.hide_rates = {getattr(made, "hide_rate", None) for made in self.backbones.values()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import UninitializedParameter
 
 from odmt.types import Bool, Float, Int, Streams, Tensor
 
@@ -20,6 +21,9 @@ __all__ = [
     "checked_vectors",
     "newest_states",
 ]
+
+MOST_WEIGHTS = 500_000_000
+"""Of a backbone that is tried, and copied for it: 2 GB in float32."""
 
 
 def checked_module(made: object, what: str) -> nn.Module:
@@ -57,46 +61,81 @@ def checked_vectors(vectors: object, fusion: nn.Module, items: int, dim: int) ->
     return vectors
 
 
-def checked_backbone(made: object, stream: str, *, dim: int, length: int | None) -> nn.Module:
-    """Refuse what is no causal backbone (`odmt.types.Backbone`), as far as a short history of noise can tell.
+def checked_backbone(made: object, stream: str, *, dim: int, length: int, tried: bool) -> nn.Module:
+    """Refuse what is no backbone (`odmt.types.Backbone`), and, if `tried`, one that sees later events or other users,
+    as far as short histories of noise can tell.
 
     Every event is predicted from the state before it: where states saw later events, training would learn to copy them,
-    and its loss would look splendid. Ours are held to it by tests and not tried; nor are modules without weights yet.
+    and its loss would look splendid. Ours are held to it by tests and not tried.
     """
     what = f"backbone of {stream!r}"
     module = checked_module(made, what)
-    events, ours = min(4, length or 4), type(module).__module__.partition(".")[0] == "odmt"
-    if ours or events < 2 or any(type(p) is not nn.Parameter or p.is_meta for p in module.parameters()):
-        return module
+    name, events = type(module).__name__, min(length, 64)
     if isinstance(module, nn.RNNBase):
         raise ValueError(
-            f"{what} is torch's {type(module).__name__} itself, which would take the mask for its first state; wrap it "
-            f"in a module whose forward(self, x, mask) returns self.rnn(x)[0], with rnn = {type(module).__name__}(..., "
-            "batch_first=True)"
+            f"{what} is torch's {name} itself, which would take the mask for its first state; wrap it in a module "
+            f"whose forward(self, x, mask) returns self.rnn(x)[0], with rnn = {name}(..., batch_first=True)"
         )
-    gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []  # some kernels run there alone
-    dtype = next((p.dtype for p in module.parameters()), None)
-    one, newest = torch.randn(2, events, dim, dtype=dtype, generator=torch.Generator().manual_seed(0))
-    changed = torch.cat([one[:-1], newest[-1:]])
-    x = torch.stack([one, one, changed]).to(gpu[0] if gpu else "cpu")
-    mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    tried = copy.deepcopy(module).to(x.device).eval()
-    hidden = () if getattr(module, "hide_rate", None) is None else (torch.zeros_like(mask),)
-    with torch.random.fork_rng(gpu), torch.no_grad():
-        states = checked_states(tried(x, mask, *hidden), x, stream).float()
-    near = 1e-3 * float(states.abs().max())
-    if float((states[0] - states[1]).abs().max()) > near:
+    if not tried or events < 2 or type(module).__module__.partition(".")[0] == "odmt":
+        return module
+    seen = _seen(module, dim, events)
+    if seen == "other users" and not getattr(module, "mixes_users", False):
         raise ValueError(
-            f"{what}, {type(module).__name__}, gives two users of the same history different states: it mixes the rows "
-            "of a batch, as recurrent networks of torch do without batch_first=True"
+            f"{what}, {name}, gives a history other states beside other users: it mixes the rows of a batch, as "
+            "torch's recurrent networks and transformers do without batch_first=True; if that is meant, give it an "
+            "attribute mixes_users = True"
         )
-    if not hidden and float((states[0] - states[2])[:-1].abs().max()) > near:
+    if seen == "later events":
         raise ValueError(
-            f"{what}, {type(module).__name__}, lets states see later events: another newest event changed those before "
-            "it, which are trained to predict it. Make it causal, as by a triangular mask; or give it what a backbone "
-            "that looks both ways has, hide_rate (odmt.types.Backbone), to be trained by hiding events"
+            f"{what}, {name}, lets states see later events: another newest event changed those before it, which are "
+            "trained to predict it. Make it causal, as by a triangular mask; or give it what a backbone that looks "
+            "both ways has, hide_rate (odmt.types.Backbone), to be trained by hiding events"
         )
     return module
+
+
+def _seen(module: nn.Module, dim: int, events: int) -> str:
+    """Name what states depend on and should not; nothing where it cannot be tried here.
+
+    Only a copy is tried, with weights slightly moved, lest a gate that begins closed hides what it will let through.
+    What cannot be copied or called here, such as kernels of another device, or has no numbers yet, tells in training.
+    """
+    module = getattr(module, "_orig_mod", module)  # what torch.compile would compile once more for this
+    weights = [p for p in module.parameters() if not isinstance(p, UninitializedParameter)]
+    if sum(p.numel() for p in weights) > MOST_WEIGHTS:
+        return ""
+    device = weights[0].device if weights else torch.device("cpu")
+    generator = torch.Generator().manual_seed(0)
+    one, other, another = (torch.randn(events, dim, generator=generator).to(device) for _ in range(3))
+    changed = torch.cat([one[:-1], other[-1:]])
+    rounding = max((torch.finfo(p.dtype).eps for p in weights if p.is_floating_point()), default=0.0)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+            tried = copy.deepcopy(module).eval()
+            for p in tried.parameters():
+                if p.requires_grad and p.is_floating_point():
+                    p.add_(torch.randn(p.shape, generator=generator).to(p), alpha=0.1)
+            states = _states(tried, other, one, other)
+            near = max(1e-3, 4 * rounding) * states.abs().max()
+            if (states - _states(tried, another, one, another)).abs().max() > near:
+                return "other users"
+            if getattr(module, "hide_rate", None) is None:
+                later = (states - _states(tried, other, changed, other))[:-1].abs().max() > near
+                return "later events" if later else ""
+    except Exception:  # noqa: BLE001 - whatever their code raises says nothing of what it sees
+        return ""
+    return ""
+
+
+def _states(backbone: nn.Module, *users: Float[Tensor, "length dim"]) -> Float[Tensor, "length dim"]:
+    """Give the states of the second of three users, drawing the same at each call."""
+    x = torch.stack(users)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed would seed GPUs, too, for good
+    if x.is_cuda:
+        torch.cuda.default_generators[x.get_device()].manual_seed(0)
+    mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    hidden = () if getattr(backbone, "hide_rate", None) is None else (torch.zeros_like(mask),)
+    return checked_states(backbone(x, mask, *hidden), x, "")[1].double()
 
 
 def checked_histories(histories: object, num_items: int) -> Int[Tensor, "batch length"]:

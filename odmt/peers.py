@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 __all__ = ["naming_the_dead"]
 
+LOST = ("gloo", "NCCL", "onnection", "Broken pipe", "reset by peer")
+"""What is said where a process is not there to be heard."""
 PATIENCE_S = 5.0
 """How long a process is looked for that a broken connection says is gone."""
 
@@ -22,26 +25,37 @@ PATIENCE_S = 5.0
 def naming_the_dead(accelerator: Accelerator) -> Iterator[None]:
     """Where processes lose each other, raise ChildProcessError that names those of this machine that have ended.
 
-    Errors that no end explains pass as they are; so do those of one process alone.
+    Errors that are not of their communication, or that no end explains, pass as they are; so do those of one process
+    alone.
     """
     if accelerator.num_processes == 1:
         yield
         return
-    everyone: list[tuple[str, int]] = gather_object([(socket.gethostname(), os.getpid())])
+    everyone: list[tuple[str, int]] = gather_object([(_place(), os.getpid())])
     try:
         yield
-    except RuntimeError as error:  # what torch raises for any failure of communication
-        host, _ = everyone[accelerator.process_index]
-        beside = {rank: process for rank, (where, process) in enumerate(everyone) if where == host}
+    except RuntimeError as error:  # torch has no class of its own for all that gloo says
+        if not (isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in LOST)):
+            raise
+        here, _ = everyone[accelerator.process_index]
+        beside = {rank: process for rank, (place, process) in enumerate(everyone) if place == here}
         until = time.monotonic() + PATIENCE_S
         while not (dead := [rank for rank, process in beside.items() if not _lives(process)]):
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
-        names = ", ".join(f"{rank} (process {beside[rank]} on {host})" for rank in dead)
+        names = ", ".join(f"{rank} (process {beside[rank]} on {socket.gethostname()})" for rank in dead)
         raise ChildProcessError(
             f"rank {names} of {len(everyone)} has ended, and the others cannot go on: it has said why, or was killed"
         ) from error
+
+
+def _place() -> str:
+    """Name where numbers of processes mean the same: a machine, or a container of it."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # a system without /proc
+        return socket.gethostname()
 
 
 def _lives(process: int) -> bool:

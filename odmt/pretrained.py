@@ -112,10 +112,10 @@ def from_pretrained(
     # augmentations are of training alone, and may be code that is not here
     experiment = parse(["--config", str(saved), "--data.augment"], configs=folder)
     then, told = TrainedItems.read(folder / "items.parquet"), _told(folder / "model.safetensors")
-    if then is not None and told.get("items") != then.digest:
+    if told.get("items") != (None if then is None else then.digest):
         raise ValueError(
-            f"{folder / 'items.parquet'} does not list the items that model.safetensors beside it was trained on; take "
-            "another copy of both, or train again"
+            f"{folder / 'items.parquet'}{' is missing, or' if then is None else ''} does not list the items that "
+            "model.safetensors beside it was trained on; take another copy of both, or train again"
         )
     if isinstance(features, Dataset) and then is not None:
         experiment = _reading_alike(experiment, features, told.get("made_as", {}))

@@ -56,8 +56,9 @@ class Recommender:
 
     Users' histories are all the events that the catalogue has of them, those that validated and tested included; the
     model reads the newest that it was built to read (`model.length`). Scores order the items of one user, and are no
-    probabilities. Items that came to the catalogue after training are ranked by their content; those that were there
-    and had no training events by that and the id vector that training left them, as in the run's test.
+    probabilities. Items that came to the catalogue after training are ranked by their content and the id vector that
+    it lets expect. So are, over a catalogue that has changed, those that were there and had no training events; over
+    the one of training these have the id vectors that it left them, as in the run's test.
     """
 
     def __init__(

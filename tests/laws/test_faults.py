@@ -6,14 +6,17 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 import odmt.loop
 from odmt.config import parse
 from odmt.data.loading import UserBatches
+from odmt.peers import naming_the_dead
 from odmt.training import run
 from tests.processes import launch
 from tests.tiny import NUM_USERS, tiny_dataset
@@ -65,3 +68,17 @@ def test_where_one_loses_its_numbers_all_stop_together(dataset: Path, tmp_path: 
     )
     told = json.loads((tmp_path / "tiny-s1" / "broken_batch.json").read_text())
     assert told["users"] == UserBatches(NUM_USERS, 16, seed=1).whole()[2].tolist()
+
+
+@pytest.mark.parametrize(("error", "waits"), [("out of memory", False), ("gloo: Connection closed by peer", True)])
+def test_only_errors_of_communication_are_laid_on_others(
+    monkeypatch: pytest.MonkeyPatch, error: str, waits: bool
+) -> None:
+    """Where a process fails by itself, the others' end must not be told in place of its reason."""
+    waited: list[float] = []
+    monkeypatch.setattr("odmt.peers.time", SimpleNamespace(sleep=waited.append, monotonic=lambda: sum(waited)))
+    monkeypatch.setattr("odmt.peers.gather_object", lambda mine: mine * 2)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(RuntimeError, match=f"^{error}$"), naming_the_dead(Accelerator()):
+        raise RuntimeError(error)
+    assert bool(waited) == waits

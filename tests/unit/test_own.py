@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -74,56 +79,105 @@ class Recurrent(nn.Module):
         return self.gru(x)[0] if self.alone else self.gru(x)
 
 
-@pytest.mark.parametrize(("width", "alone", "given"), [(8, False, "a tuple"), (6, True, r"shape \[{rows}, 6\]")])
+@pytest.mark.parametrize(("width", "alone", "given"), [(8, False, "a tuple"), (6, True, r"shape \[2, {rows}, 6\]")])
 def test_a_backbone_returns_one_state_for_each_vector(
     width: int, alone: bool, given: str, features: ItemFeatures
 ) -> None:
-    words = rf"the backbone of 'id' returns {given} for vectors of shape \[{{rows}}, 8\]; .* the first of what torch"
-    with pytest.raises(ValueError, match=words.format(rows="3, 4")):
-        ODMT(features, dim=8, length=5, backbone=lambda: Recurrent(width, alone=alone))  # pyright: ignore[reportArgumentType]
-    model = ODMT(features, dim=8, length=5)
-    model.backbones["id"] = Recurrent(width, alone=alone)
-    with pytest.raises(ValueError, match=words.format(rows="2, 4")):
+    model = ODMT(features, dim=8, length=5, backbone=lambda: Recurrent(width, alone=alone))  # pyright: ignore[reportArgumentType]
+    words = rf"the backbone of 'id' returns {given} for vectors of shape \[2, {{rows}}, 8\]; .* the first of what torch"
+    with pytest.raises(ValueError, match=words.format(rows=4)):
         model(make_batch(HISTORIES, features))
-    with pytest.raises(ValueError, match=words.format(rows="2, 5")):
+    with pytest.raises(ValueError, match=words.format(rows=5)):
         model.score(torch.from_numpy(HISTORIES), model.encode_catalogue())
 
 
-class Mixing(nn.Module):
-    """Look the wrong way: at later events, or, across `users`, at other rows."""
+class Looking(nn.Module):
+    """Attend from each event to those before it, or otherwise."""
+
+    mixes_users = False
 
     def __init__(self, how: str) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
-        self.net = nn.GRU(8, 8) if how == "users" else nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-        self.how = how
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=not how.startswith("across"))
+        self.net = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.how, self.gate = how, nn.Parameter(torch.zeros(8))
+        self.lock = threading.Lock() if how == "not to be copied" else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        if self.how == "users":
-            return self.net(x)[0]
-        causal = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.how == "causal" else None
-        return self.net(x, mask=causal, src_key_padding_mask=torch.zeros(mask.shape).masked_fill(~mask, -1e9))
+        del mask
+        if self.how in ("future", "gated future"):
+            return self.net(x) if self.how == "future" else x + self.gate * self.net(x)
+        if self.how == "across users":
+            return self.net(x)
+        if self.how == "not here":
+            raise RuntimeError("expected tensors on a GPU")
+        if self.how == "random":
+            x = nn.functional.dropout(x, 0.5)
+        return self.net(x, mask=nn.Transformer.generate_square_subsequent_mask(x.shape[x.ndim - 2]))
+
+
+class Recursive(nn.Module):
+    """Sum up what went before, or, without `batch_first`, what other users did."""
+
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(8, 8, batch_first=batch_first)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        del mask
+        return self.rnn(x)[0]
+
+
+class Decaying(nn.Module):
+    """Weigh earlier events less; the first of the parameters is of another kind than what passes through."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.ones(8, dtype=dtype), requires_grad=False)
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        decay = (-self.rate.real.float() * torch.arange(x.shape[1])[:, None]).exp()
+        return self.out(torch.cumsum(x * mask.unsqueeze(-1) / decay, 1) * decay)
+
+
+@pytest.mark.parametrize("how", ["future", "gated future"])
+def test_a_backbone_that_sees_later_events_is_refused(how: str, features: ItemFeatures) -> None:
+    with pytest.raises(ValueError, match=r"backbone of 'id', Looking, lets states see later .* causal, .*hide_rate"):
+        ODMT(features, dim=8, backbone=lambda: Looking(how))
+    ODMT(features, dim=8, backbone=lambda: Looking(how), start=False)  # one that was trained can still be measured
+
+
+@pytest.mark.parametrize("made", [lambda: Looking("across users"), lambda: Recursive(batch_first=False)])
+def test_a_backbone_that_mixes_users_is_refused_unless_it_is_meant(
+    made: Callable[[], Any], features: ItemFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"gives a history other states beside other users: .*batch_first=True; if"):
+        ODMT(features, dim=8, backbone=made)
+    monkeypatch.setattr(type(made()), "mixes_users", True, raising=False)
+    ODMT(features, dim=8, backbone=made)
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    "made",
     [
-        ("future", r"backbone of 'id', Mixing, lets states see later events.* Make it causal, .*hide_rate"),
-        ("users", r"backbone of 'id', Mixing, gives two users of the same history different states.*batch_first=True"),
+        *(partial(Looking, how) for how in ("causal", "random", "not here", "not to be copied")),
+        partial(Recursive, batch_first=True),
+        *(partial(Decaying, dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.complex64)),
+        lambda: torch.compile(Looking("causal"), backend="eager"),
     ],
 )
-def test_a_backbone_sees_neither_later_events_nor_other_users(how: str, told: str, features: ItemFeatures) -> None:
-    with pytest.raises(ValueError, match=told):
-        ODMT(features, dim=8, backbone=lambda: Mixing(how))
-    torch.manual_seed(0)
-    model = ODMT(features, dim=8, backbone=lambda: Mixing("causal"))
-    after = torch.get_rng_state()
-    torch.manual_seed(0)
-    without = ODMT(features, dim=8, length=1, backbone=lambda: Mixing("causal"))  # one event: nothing to try
-    assert torch.equal(torch.get_rng_state(), after)
-    assert model.backbones["id"].training
-    for name, weights in without.state_dict().items():
-        assert torch.equal(model.state_dict()[name], weights)
+def test_to_try_a_backbone_leaves_no_trace(made: Callable[[], Any], features: ItemFeatures) -> None:
+    models = []
+    for length in (20, 1):  # of one event, nothing is to be seen
+        torch.manual_seed(0)
+        models.append((ODMT(features, dim=8, length=length, backbone=made), torch.get_rng_state()))
+    assert torch.equal(models[0][1], models[1][1])
+    for (name, weights), other in zip(
+        models[0][0].state_dict().items(), models[1][0].state_dict().values(), strict=True
+    ):
+        assert torch.equal(weights, other), name
+    assert all(module.training for module in models[0][0].backbones.modules())
 
 
 def test_recurrent_networks_of_torch_are_to_be_wrapped(features: ItemFeatures) -> None:

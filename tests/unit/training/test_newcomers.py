@@ -229,6 +229,9 @@ def test_items_listed_wrongly_are_refused(folder: Path, now: Dataset, then: Data
             ValueError, match=r"does not list the items that model.safetensors beside it was trained on"
         ):
             from_pretrained(folder, then)
+        listed.unlink()
+        with pytest.raises(ValueError, match=r"items\.parquet is missing, or does not list the items"):
+            from_pretrained(folder, then)
     finally:
         listed.write_bytes(kept)
 
