@@ -70,9 +70,10 @@ def decode_all(jobs: Iterable[Job], *, workers: int, limit: float = LIMIT) -> It
             soonest = min(worker.deadline for worker in busy)
             ready = wait([worker.connection for worker in busy], timeout=max(0.0, soonest - time.monotonic()))
             for worker in list(busy):
-                if worker.connection not in ready and time.monotonic() < worker.deadline:
+                answered = worker.connection in ready or worker.connection.poll()  # others' results take time to use
+                if not answered and time.monotonic() < worker.deadline:
                     continue
-                outcome = worker.outcome() if worker.connection in ready else worker.overdue(limit)
+                outcome = worker.outcome() if answered else worker.overdue(limit)
                 yield worker.job, outcome
                 if (job := next(waiting, None)) is None:
                     busy.remove(worker)

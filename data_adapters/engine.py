@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -52,50 +52,56 @@ class Engine:
         if batches is not None:
             self._connection.register("batches", batches)
         try:
-            if not label:
-                self._connection.execute(sql).fetchall()
-                return
-            running, stopped = threading.Lock(), threading.Event()
-
-            def query() -> None:
-                with running:
-                    if not stopped.is_set():
-                        self._connection.execute(sql).fetchall()
-
-            with (
-                ThreadPoolExecutor(1) as pool,
-                tqdm(
-                    total=100, desc=label, bar_format="{desc}: {percentage:.0f}%|{bar}| {elapsed}", disable=None
-                ) as bar,
-            ):
-                try:
-                    done = pool.submit(query)
-                    while not wait([done], timeout=0.2).done:
-                        bar.update(max(0.0, self._connection.query_progress() - bar.n))
-                except BaseException:  # Ctrl-C: the query runs in the other thread, or is about to
-                    stopped.set()
-                    self._interrupt(running)
-                    raise
-                done.result()
-                bar.update(100 - bar.n)
+            self._wait_for(lambda: self._connection.execute(sql).fetchall(), self._connection, label)
         finally:
             if batches is not None:
                 self._connection.unregister("batches")
 
-    def _interrupt(self, running: threading.Lock) -> None:
-        ended = False
-        while not ended:
-            with suppress(KeyboardInterrupt):  # a second Ctrl-C has nothing else to end
-                self._connection.interrupt()  # again and again: DuckDB forgets one that comes before the query
-                ended = running.acquire(timeout=0.1)
-        running.release()
-
     def one(self, sql: str) -> tuple[Any, ...]:
         """Return the one row of a query."""
-        (row,) = self._connection.execute(sql).fetchall()
+        (row,) = self._wait_for(lambda: self._connection.execute(sql).fetchall(), self._connection)
         return row
 
     def stream(self, sql: str) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a query in batches, without holding the rest."""
         with self._connection.cursor() as cursor:  # other statements may run between two batches
-            yield from cursor.sql(sql).to_arrow_reader(BATCH)
+            reader = self._wait_for(lambda: cursor.sql(sql).to_arrow_reader(BATCH), cursor)
+            while (batch := self._wait_for(lambda: next(reader, None), cursor)) is not None:
+                yield batch
+
+    def _wait_for(self, query: Callable[[], Any], connection: duckdb.DuckDBPyConnection, label: str = "") -> Any:
+        """Run a query in another thread, for in this one DuckDB would not let Ctrl-C through or call it an error of its
+        own; with a progress bar if it has a label.
+        """
+        running, stopped = threading.Lock(), threading.Event()
+
+        def unless_stopped() -> Any:
+            with running:
+                return None if stopped.is_set() else query()
+
+        form = "{desc}: {percentage:.0f}%|{bar}| {elapsed}"
+        with (
+            ThreadPoolExecutor(1) as pool,
+            tqdm(total=100, desc=label, bar_format=form, disable=None if label else True) as bar,
+        ):
+            try:
+                done = pool.submit(unless_stopped)
+                while not wait([done], timeout=0.2).done:
+                    if label:
+                        bar.update(max(0.0, connection.query_progress() - bar.n))
+            except BaseException:  # Ctrl-C: the query runs in the other thread, or is about to
+                stopped.set()
+                _interrupt(connection, running)
+                raise
+            found = done.result()
+            bar.update(100 - bar.n)
+            return found
+
+
+def _interrupt(connection: duckdb.DuckDBPyConnection, running: threading.Lock) -> None:
+    ended = False
+    while not ended:
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C has nothing else to end
+            connection.interrupt()  # again and again: DuckDB forgets one that comes before the query
+            ended = running.acquire(timeout=0.1)
+    running.release()

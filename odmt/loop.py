@@ -141,7 +141,8 @@ class _Loop:
         progress, accelerator = self.progress, self.accelerator
         self.batches.epoch, self.batches.first = progress.epoch, progress.batch
         randomness = torch.get_rng_state()
-        batches = self.meter.watch(self.loader)  # draws a number, which a resumed epoch drew when it began
+        with naming_files():  # workers begin to read at once
+            batches = self.meter.watch(self.loader)  # draws a number, which a resumed epoch drew when it began
         if progress.batch:
             torch.set_rng_state(randomness)
         bar = tqdm(

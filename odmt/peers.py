@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 
 __all__ = ["naming_the_dead"]
 
-LOST = ("gloo", "NCCL", "onnection", "Broken pipe", "reset by peer")
+LOST = ("gloo", "nccl", "connection", "broken pipe", "reset by peer")
 """What is said where a process is not there to be heard."""
 PATIENCE_S = 5.0
 """How long a process is looked for that a broken connection says is gone."""
@@ -35,7 +35,7 @@ def naming_the_dead(accelerator: Accelerator) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch has no class of its own for all that gloo says
-        if not (isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in LOST)):
+        if not (isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in LOST)):
             raise
         here, _ = everyone[accelerator.process_index]
         beside = {rank: process for rank, (place, process) in enumerate(everyone) if place == here}

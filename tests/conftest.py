@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import random
 import signal
+import sys
 from pathlib import Path
 
 os.environ["ODMT_CHECK_SHAPES"] = "1"
@@ -16,6 +19,33 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+
+if importlib.util.find_spec("hypothesis"):
+    import hypothesis
+
+    # the same examples each time, found however long they take; ODMT_SLOW looks for others
+    slow = bool(os.environ.get("ODMT_SLOW"))
+    checks = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("odmt", deadline=None, derandomize=not slow, suppress_health_check=checks)
+    hypothesis.settings.load_profile("odmt")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    _seed()
+
+
+def _seed() -> None:
+    """Let a test draw the same whatever ran before it, in whichever of pytest's processes."""
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

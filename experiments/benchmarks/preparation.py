@@ -15,6 +15,7 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,10 @@ def _watch(child: subprocess.Popen[bytes], folder: Path, *, base: int) -> dict[s
 
 def _bytes_under(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue  # a work file that went meanwhile
+    for root, _, names in os.walk(folder):  # which passes over folders that went meanwhile
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(root, name)).st_size
     return total
 
 

@@ -55,6 +55,8 @@ def clear_leftovers(path: Path) -> None:
                 lock(partial / LOCK).close()
             except BlockingIOError:
                 continue  # alive, and writing the same folder: the last to finish will be refused
+            except FileNotFoundError:
+                continue  # its own janitor was quicker
         shutil.rmtree(partial, ignore_errors=True)
     for replaced in path.parent.glob(f".{glob.escape(path.name)}.replaced-*"):
         if path.exists():

@@ -7,6 +7,7 @@ kills the process there where the signal has its default action.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -31,7 +32,8 @@ sys.exit(main(argv))
 def run(limit: int, *argv: str, dies: bool = False) -> subprocess.CompletedProcess[str]:
     """Run an adapter in a process whose files may not pass `limit` bytes."""
     command = [sys.executable, "-c", PROGRAM, str(limit), "dies" if dies else "lives", *argv]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # which would be cut, too
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

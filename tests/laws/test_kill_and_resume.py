@@ -122,7 +122,7 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[K
     return trained
 
 
-@pytest.mark.timeout(1200 if SLOW else 300)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", [*KINDS, LAZY], ids=lambda kind: kind.name)
 def test_a_run_killed_anywhere_ends_as_one_left_alone(
     dataset: Path, tmp_path: Path, runs: Callable[[Kind], Path], kind: Kind

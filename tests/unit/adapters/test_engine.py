@@ -82,3 +82,27 @@ def test_before_the_query_has_begun(engine: Engine, monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         engine.run(READ, label="reading", batches=rows.reader())
     assert rows.read < ROWS - 1
+
+
+ENDLESS = "SELECT count(*) AS n FROM range(1000000000) a, range(1000000000) b WHERE (a.range * 7 + b.range) % 11 = 12"
+
+
+@pytest.mark.parametrize("how", [Engine.run, Engine.one, lambda engine, sql: list(engine.stream(sql))])
+def test_while_any_query_runs(engine: Engine, monkeypatch: pytest.MonkeyPatch, how: Callable[..., Any]) -> None:
+    """One without a progress bar, or between whose batches other work is done, is waited for like the others."""
+    real, waited = module.wait, 0
+
+    def wait(tasks: Any, timeout: float) -> Any:
+        nonlocal waited
+        waited += 1
+        done = real(tasks, timeout=timeout)
+        if not done.done:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(module, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        how(engine, ENDLESS)
+    assert waited
+    assert engine.one("SELECT 1") == (1,)
+    assert [len(batch) for batch in engine.stream("SELECT * FROM range(3)")] == [3]

@@ -31,7 +31,7 @@ def command(dataset: Dataset, encoder: str = WORDS) -> list[str]:
 def run_apart(arguments: list[str], repository: Path, *, before: str = "pass") -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, after the statement `before`."""
     script = f"import sys\n{before}\nfrom odmt.encoders.__main__ import main\nsys.exit(main({arguments!r}))"
-    environment = {**os.environ, "ODMT_CHECK_SHAPES": "0"}
+    environment = {**os.environ, "ODMT_CHECK_SHAPES": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [sys.executable, "-c", script], cwd=repository, env=environment, capture_output=True, text=True, check=False
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -136,7 +137,11 @@ def test_whose_model_a_name_is(name: str, target: str) -> None:
         ("nobody/nothing(weights=False)", "'nobody/nothing': it is neither a folder here nor to be had"),
     ],
 )
-def test_wrong_models_are_answered(name: str, message: str) -> None:
+def test_wrong_models_are_answered(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
     with pytest.raises(ValueError, match=message):
         load_encoder("video", name)
 

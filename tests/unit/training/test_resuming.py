@@ -91,7 +91,12 @@ def test_a_full_disk_costs_the_checkpoint_and_nothing_else(dataset: Path, tmp_pa
     )
     program = "import sys; del sys.argv[0]\n" + script.replace("sys.argv[1]", "sys.argv[0]")
     command = [sys.executable, "-c", program, str(repository / "experiments" / "train.py"), *argv]
-    environment = {**os.environ, "ODMT_CHECK_SHAPES": "0", "PYTHONPATH": str(repository)}
+    environment = {
+        **os.environ,
+        "ODMT_CHECK_SHAPES": "0",
+        "PYTHONPATH": str(repository),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     died = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert died.returncode == 1
     assert "Traceback" not in died.stderr
