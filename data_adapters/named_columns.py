@@ -90,8 +90,8 @@ def event_columns(arguments: Namespace, present: Sequence[str], where: Path | st
     return {role: name for role, name in found.items() if name is not None}
 
 
-def choose(role: str, given: str | None, present: Sequence[str], where: Path | str) -> str | None:
-    """Return the column that option --`role` names, else the first usual one that is there, else None.
+def choose(role: str, given: str | None, present: Sequence[str], where: Path | str, *, option: str = "") -> str | None:
+    """Return the column that `option` (--`role`) names, else the first usual one that is there, else None.
 
     Raises:
         ReleaseError: where `given` is not there.
@@ -102,7 +102,7 @@ def choose(role: str, given: str | None, present: Sequence[str], where: Path | s
         return given
     close = difflib.get_close_matches(given, present, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(present) or 'none'}"
-    raise ReleaseError(f"{where}: no column '{given}' (--{role}); {hint}")
+    raise ReleaseError(f"{where}: no column '{given}' ({option or f'--{role}'}); {hint}")
 
 
 def item_column(arguments: Namespace, present: Sequence[str], in_events: str, where: Path | str) -> str:
@@ -113,7 +113,7 @@ def item_column(arguments: Namespace, present: Sequence[str], in_events: str, wh
     """
     if arguments.item_id is None and in_events in present:
         return in_events
-    name = choose("item", arguments.item_id, present, where)
+    name = choose("item", arguments.item_id, present, where, option="--item-id")
     if name is None and "id" in present:
         return "id"
     if name is None:

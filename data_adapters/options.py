@@ -12,7 +12,7 @@ from data_adapters.text_files import ReleaseError
 __all__ = ["FEWEST_EVENTS", "Options", "Repeats"]
 
 FEWEST_EVENTS = 4
-"""Leave-two-out needs two events to train on, one to validate and one to test."""
+"""Leave-two-out needs two events to train on, one to validate and one to test; to recommend, none is needed."""
 
 Repeats = Literal["keep", "exact", "consecutive", "first", "last"]
 Html = Literal["keep", "unescape", "strip"]
@@ -43,12 +43,14 @@ class Options:
     """Vendor's fields to keep as columns of items.parquet."""
     pack: bool = False
     """Copy media into the dataset folder, so that it needs no other; else it records their paths."""
+    all_items: bool = False
+    """Keep the items of the vendor's catalogues that no kept event shows, too, behind those with events."""
 
     def __post_init__(self) -> None:
         for name, least, why in (
-            ("min_events", FEWEST_EVENTS, ", because leave-two-out trains on two events and takes one each to validate "
+            ("min_events", 1, ""),
+            ("max_events", FEWEST_EVENTS, ", because leave-two-out trains on two events and takes one each to validate "
              "and test"),
-            ("max_events", FEWEST_EVENTS, ", for the same reason as --min-events"),
             ("k_core", 1, ""),
             ("users", 1, ""),
         ):  # fmt: skip
@@ -70,6 +72,7 @@ class Options:
         return {
             spec.name: ", ".join(value) if isinstance(value := getattr(self, spec.name), tuple) else _written(value)
             for spec in fields(self)
+            if spec.name != "all_items" or self.all_items  # unknown to folders that were made before it
         }
 
     @classmethod
@@ -105,6 +108,7 @@ class Options:
         add("--html", choices=get_args(Html), help="HTML in texts (default %(default)s)")
         add("--columns", nargs="+", metavar="FIELD", help="vendor's fields to keep as columns of items.parquet")
         add("--pack", action="store_true", help="copy media into the dataset folder instead of recording paths")
+        add("--all-items", action="store_true", help="keep the catalogue's items that have no kept event, too")
         parser.set_defaults(**given)
 
 

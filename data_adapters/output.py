@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,27 @@ from data_adapters.content import MediaFinder, Template, clean_html
 from data_adapters.engine import Engine
 from data_adapters.options import Options
 from data_adapters.release import Release
+from data_adapters.text_files import ReleaseError
 from odmt.data.format import MODALITIES, DatasetWriter
 
-__all__ = ["Catalogue", "media_root", "write_histories"]
+__all__ = ["Catalogue", "Told", "media_root", "write_histories"]
 
 ROWS = 1 << 14
 """Items handled at a time."""
 DAY = 86_400_000
 
 
-def write_histories(engine: Engine, writer: DatasetWriter, *, keep_times: bool) -> str:
-    """Stream users and events into the folder; return the resolution of times."""
+@dataclass
+class Told:
+    """Hold what was seen of the events while they were written."""
+
+    resolution: str = ""
+    repeats: int = 0
+    """Events of the same item at the same time as the user's event before."""
+
+
+def write_histories(engine: Engine, writer: DatasetWriter, *, keep_times: bool, repeats: str) -> Told:
+    """Stream users and events into the folder; repeats are counted where they are all kept, and there are times."""
     users = "SELECT user::VARCHAR AS user, n FROM kept_users JOIN user_ids USING (u) ORDER BY u"
     for batch in engine.stream(users):
         writer.add_users(batch.column("user").to_pylist(), batch.column("n").to_numpy())
@@ -37,15 +48,23 @@ def write_histories(engine: Engine, writer: DatasetWriter, *, keep_times: bool) 
     for row, batch in _counted(engine.stream("SELECT i FROM kept_items ORDER BY i")):
         row_of[batch.column("i").to_numpy()] = np.arange(row + 1, row + 1 + batch.num_rows)
     whole = {"whole days": DAY, "whole seconds": 1000}
-    events = "SELECT i, time FROM chosen ORDER BY u, time, place"
+    told = Told()
+    last = np.zeros((3, 0), np.int64)
+    events = "SELECT i, time, u FROM chosen ORDER BY u, time, place"
     with tqdm(total=num_events, desc="sorting", unit=" events", unit_scale=True, disable=None) as bar:
         for batch in engine.stream(events):
             times = batch.column("time").to_numpy(zero_copy_only=False) if keep_times else None
             writer.add_events(row_of[batch.column("i").to_numpy()], times)
             if times is not None:
                 whole = {name: step for name, step in whole.items() if not (times % step).any()}
+                if repeats == "keep":
+                    rows = np.stack([batch.column("u").to_numpy(), batch.column("i").to_numpy(), times], dtype=np.int64)
+                    rows = np.concatenate([last, rows], axis=1)
+                    told.repeats += int((rows[:, 1:] == rows[:, :-1]).all(axis=0).sum())
+                    last = rows[:, -1:]
             bar.update(batch.num_rows)
-    return next(iter(whole), "milliseconds") if keep_times else ""
+    told.resolution = next(iter(whole), "milliseconds") if keep_times else ""
+    return told
 
 
 def _counted(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -78,10 +97,16 @@ class Catalogue:
             c for c in release.catalogues if not {*c.fields}.isdisjoint(self.fields) or (self.fields and not c.fields)
         ]
         """The files to read."""
+        if options.all_items and not self.needed:
+            raise ReleaseError(
+                "--all-items: no catalogue of items is read; name one that the adapter takes, and what to read of it "
+                "(--text or --columns)"
+            )
         self._examples = ["", ""]
         self._found: Counter[str] = Counter()
         self.warnings: list[str] = []
         """What is suspicious of the content, such as a catalogue none of whose items has events."""
+        self.notes: dict[str, str] = {}
         self.columns = [m for m in MODALITIES if m in finders or (m == "text" and text)]
         self.columns += [f.modality for f in release.features if f.modality not in self.columns]
 
@@ -92,12 +117,19 @@ class Catalogue:
             f"arg_min(f{k}, place) FILTER (WHERE f{k} IS NOT NULL) AS f{k}" for k in range(len(self.fields))
         )
         (total,) = engine.one("SELECT count(*) FROM kept_items")
-        sql = (
+        queries = [
             f"SELECT item::VARCHAR AS id{', ' if listed else ''}{listed} FROM kept_items JOIN item_ids USING (i) "
             "LEFT JOIN content ON content.id = item_ids.item::VARCHAR GROUP BY i, item ORDER BY i"
-        )
+        ]
+        if self.options.all_items:
+            others = "content ANTI JOIN wanted USING (id) WHERE id <> ''"
+            (more,) = engine.one(f"SELECT count(DISTINCT id) FROM {others}")
+            order = "TRY_CAST(id AS BIGINT) NULLS LAST, id" if self.release.integer_ids else "id"
+            queries.append(f"SELECT id{', ' if listed else ''}{listed} FROM {others} GROUP BY id ORDER BY {order}")
+            self.notes["items without a kept event"] = f"{more:,}, the last ones (--all-items)"
+            total += more
         with tqdm(total=total, desc="items", unit=" items", disable=None) as bar:
-            for batch in engine.stream(sql):
+            for batch in itertools.chain.from_iterable(map(engine.stream, queries)):
                 for begin in range(0, batch.num_rows, ROWS):
                     rows = batch.slice(begin, ROWS)
                     self._write_rows(rows, writer)
@@ -106,7 +138,8 @@ class Catalogue:
             if finder.listed and not self._found[modality]:
                 example = f"{finder.example}, where items are called {self._examples[1]}"
                 self.warnings.append(f"none of the {finder.listed:,} {modality} files belongs to an item: {example}")
-        dropped = {"catalogue rows of items without a kept event": unmatched} if self.needed else {}
+        left_out = self.needed and not self.options.all_items
+        dropped = {"catalogue rows of items without a kept event": unmatched} if left_out else {}
         dropped |= {
             f"{m} files that items name but are not there": f.absent for m, f in self.finders.items() if f.names
         }
@@ -131,12 +164,12 @@ class Catalogue:
                     )
                     for k, name in enumerate(self.fields)
                 }
-                engine.run(
-                    "INSERT INTO content SELECT * FROM batches SEMI JOIN wanted USING (id)", batches=pa.table(table)
-                )
+                among = "" if self.options.all_items else " SEMI JOIN wanted USING (id)"
+                engine.run(f"INSERT INTO content SELECT * FROM batches{among}", batches=pa.table(table))
                 place += len(piece)
                 self._examples[0] = piece[0][0]
-        (kept,) = engine.one("SELECT count(*) FROM content")
+        (kept,) = engine.one("SELECT count(*) FROM content SEMI JOIN wanted USING (id)")
+        self._look_for_doubles(engine)
         (self._examples[1],) = engine.one("SELECT min(id) FROM wanted")
         if place and not kept:
             example = f"they are called such as {self._examples[0]!r} there, and {self._examples[1]!r} in the events"
@@ -144,6 +177,18 @@ class Catalogue:
                 f"none of the {place:,} rows of the catalogue belongs to an item with events: {example}"
             )
         return place - kept
+
+    def _look_for_doubles(self, engine: Engine) -> None:
+        if not self.fields:
+            return
+        unlike = " OR ".join(f"min(f{k}) < max(f{k})" for k in range(len(self.fields)))
+        count, example = engine.one(
+            f"SELECT count(*), min(id) FROM (SELECT id FROM content GROUP BY id HAVING {unlike})"
+        )
+        if count:
+            self.warnings.append(
+                f"{count:,} items are described in several ways, such as {example!r}; of each field the first was taken"
+            )
 
     def _id(self, item: str) -> str:
         item = item.strip()

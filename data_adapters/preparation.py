@@ -10,6 +10,7 @@ import importlib.metadata
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import duckdb
@@ -20,8 +21,8 @@ from data_adapters.engine import Engine
 from data_adapters.events import EventFacts, load_events
 from data_adapters.extraction import removed_on_failure
 from data_adapters.filtering import number_events, select_events
-from data_adapters.options import Options
-from data_adapters.output import Catalogue, media_root, write_histories
+from data_adapters.options import FEWEST_EVENTS, Options
+from data_adapters.output import Catalogue, Told, media_root, write_histories
 from data_adapters.release import Adapter, Batches, Release
 from data_adapters.text_files import ReleaseError
 from odmt.data.format import MODALITIES, Dataset, DatasetError, DatasetWriter, FileRecord, hash_file, open_dataset
@@ -56,6 +57,12 @@ def prepare(
         ReleaseError: where the release is not what the adapter reads; names file, line and field.
         DatasetError: where `out` is taken by something else, or cannot be written.
     """
+    if options.min_events < FEWEST_EVENTS:
+        print(
+            f"warning: --min-events {options.min_events}: a folder with histories of fewer than {FEWEST_EVENTS} "
+            "events is to recommend from alone; training refuses it",
+            file=sys.stderr,
+        )
     release = adapter.read(raw, arguments)
     with removed_on_failure(release.extracted):
         text, finders = _content(release, options)
@@ -80,7 +87,7 @@ def prepare(
                 facts = load_events(engine, release)
                 number_events(engine, integer_ids=release.integer_ids, item_width=release.item_width)
                 chosen = select_events(engine, options, facts, where=str(release.events[0].path))
-                resolution = write_histories(engine, writer, keep_times=facts.has_times)
+                told = write_histories(engine, writer, keep_times=facts.has_times, repeats=options.repeats)
                 unused = catalogue.write(engine, writer)
                 for warning in catalogue.warnings:
                     print(f"warning: {warning}", file=sys.stderr)
@@ -95,7 +102,8 @@ def prepare(
                     preparation=preparation,
                     notes={
                         **release.notes,
-                        **_notes(facts, resolution),
+                        **_notes(facts, told),
+                        **catalogue.notes,
                         **({"warnings": "; ".join(catalogue.warnings)} if catalogue.warnings else {}),
                     },
                     sources=sources,
@@ -116,7 +124,7 @@ def prepare(
 
 
 def _own(arguments: Namespace) -> dict[str, str]:
-    common = {*Options().recorded(), "raw", "out", "overwrite", "memory", "command"}
+    common = {*(spec.name for spec in fields(Options)), "raw", "out", "overwrite", "memory", "command"}
     return {key: "" if value is None else str(value) for key, value in vars(arguments).items() if key not in common}
 
 
@@ -197,8 +205,16 @@ def _tie_rule(facts: EventFacts, files: Sequence[str]) -> str:
     return f"time, then the order of the files {', '.join(files)} and of the lines in each"
 
 
-def _notes(facts: EventFacts, resolution: str) -> dict[str, str]:
-    return {"times": f"{facts.time_unit}, {resolution}"} if facts.has_times else {}
+def _notes(facts: EventFacts, told: Told) -> dict[str, str]:
+    if not facts.has_times:
+        return {}
+    notes = {"times": f"{facts.time_unit}, {told.resolution}"}
+    if told.repeats:
+        events = "events are" if told.repeats > 1 else "event is"
+        notes["repeats"] = f"{told.repeats:,} {events} of the same item at the same time as the one before; " + (
+            "--repeats exact leaves such out"
+        )
+    return notes
 
 
 def summarise(dataset: Dataset) -> str:

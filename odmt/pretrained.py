@@ -260,7 +260,8 @@ def _reading_alike(experiment: Experiment, dataset: Dataset, made_as: Mapping[st
                 f"{dataset.path} has no {modality} features that were made as in training, by {made['encoder']} "
                 f"({settings})"
                 + (
-                    ", which was fitted to the catalogue of training and says nothing of another: train again"
+                    ", which was fitted to the catalogue of training and says nothing of another: train again, with an "
+                    "encoder that is not (a model of a hub, a class of your own)"
                     if made["fitted"]
                     else f"; make them with python -m odmt.encoders {dataset.path} --modality {modality} --encoder ..."
                 )

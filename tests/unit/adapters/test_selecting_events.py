@@ -234,7 +234,7 @@ def test_files_follow_each_other_in_the_order_of_the_release(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"min_events": 3}, "--min-events 3: must be at least 4"),
+        ({"min_events": 0}, "--min-events 0: must be at least 1"),
         ({"max_events": 3}, "--max-events 3: must be at least 4"),
         ({"max_events": 4}, "--max-events 4: must be at least --min-events (5)"),
         ({"k_core": 0}, "--k-core 0: must be at least 1"),
