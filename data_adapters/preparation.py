@@ -194,7 +194,7 @@ def _by_name(records: Sequence[FileRecord]) -> dict[str, list[FileRecord]]:
 
 
 def _change(old: Mapping[str, object], new: Mapping[str, object], name: str) -> str:
-    return "new" if name not in old else "gone" if name not in new else "changed"
+    return "new" if name not in old else "no longer read" if name not in new else "changed"
 
 
 def _tie_rule(facts: EventFacts, files: Sequence[str]) -> str:

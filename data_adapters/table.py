@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -41,11 +42,17 @@ def read(raw: Path, arguments: Namespace) -> Release:
     items = [_open(path, arguments, headed=headed) for path in _matching(folder, arguments.items, "--items")]
     item = item_column(arguments, items[0].columns, columns["item"], items[0].path) if items else columns["item"]
     fields = (items or events)[0].columns
+    media = media_of(arguments, fields, folder)
+    if items and not (media or arguments.text or arguments.columns):
+        print(
+            f"warning: --items {arguments.items} is not read: nothing names a field of it (--text, --image, --columns)",
+            file=sys.stderr,
+        )
     return Release(
         events=[table.events(columns) for table in events],
         catalogues=[Catalogue(table.path, partial(read_items, table, item, fields)) for table in items or events],
         fields=fields,
-        media=media_of(arguments, fields, folder),
+        media=media,
         media_root=folder,
         licence=arguments.licence,
         citation=arguments.citation,

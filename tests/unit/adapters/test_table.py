@@ -328,3 +328,10 @@ def test_the_option_that_names_a_column_that_is_not_there_is_named(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "no column 'id' (--item-id); " in refused(shop, capsys, *WITH_TITLES, "--item-id", "id")
+
+
+def test_a_table_of_items_that_is_not_read_is_told_of(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared(shop, "--events", "events.csv", "--items", "items.csv")
+    assert "warning: --items items.csv is not read: nothing names a field of it (--text, " in capsys.readouterr().err
+    prepared(shop, *WITH_TITLES, "--overwrite")
+    assert "is not read" not in capsys.readouterr().err
