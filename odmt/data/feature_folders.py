@@ -232,9 +232,17 @@ def _read_recipes(folders: Sequence[Path], wanted: str | None) -> dict[Path, Map
 
 
 def _is_meant(wanted: str, key: str, encoder: str) -> bool:
-    # An encoder is named with or without its revision (`name@revision`) and its arguments (`tfidf(dim=64)`), and so are
-    # the means of its tokens, with or without what says so: `tfidf` is each of the two, so that none is taken silently.
-    names = {encoder, encoder.removeprefix(POOLED)}
-    names |= {re.split(r"[@(]", name)[0] for name in names}
-    # and a model of a hub, with or without whose it is (`owner/name`)
-    return key.startswith(wanted) or wanted in names | {name.rpartition("/")[2] for name in names}
+    # An encoder is named with or without its revision (`name@revision`) and its arguments, all or some
+    # (`tfidf(dim=64)`), and so are the means of its tokens, with or without what says so: `tfidf` is each of the two,
+    # so that none is taken silently; and a model of a hub, with or without whose it is (`owner/name`).
+    name, given = _parts(wanted)
+    whole, arguments = _parts(encoder)
+    names = {whole, whole.removeprefix(POOLED)}
+    names |= {one.split("@")[0] for one in names}
+    return key.startswith(wanted) or (given <= arguments and name in names | {n.rpartition("/")[2] for n in names})
+
+
+def _parts(encoder: str) -> tuple[str, set[str]]:
+    """Split `name(a=1, b='x')` into its name and its arguments, written alike."""
+    name, _, arguments = encoder.removesuffix(")").partition("(")
+    return name, {re.sub(r"[\s'\"]", "", one) for one in arguments.split(",") if one.strip()}

@@ -31,6 +31,22 @@ def test_several_caches_need_a_choice(tmp_path: Path) -> None:
     assert open_features(shelf, ["text"], select={"text": "tfidf"}).tables["text"].folder is not None
 
 
+def test_an_encoder_is_named_by_the_arguments_that_were_typed(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    names = ("histogram(bins=4, grid=2)", "histogram(bins=6, grid=2)", "mean of some/vit@1f(frames=8, whole='pad')")
+    keys = [write_features(shelf, encoder=name, seed=i).name for i, name in enumerate(names)]
+    for wanted, key in (
+        ("histogram(bins=4)", keys[0]),
+        ("histogram(grid=2,bins=6)", keys[1]),
+        ('vit(whole="pad")', keys[2]),
+        ("mean of some/vit@1f(frames=8)", keys[2]),
+    ):
+        assert open_features(shelf, ["text"], select={"text": wanted}).keys == {"text": key}
+    for wanted, found in (("histogram(grid=2)", 2), ("histogram(bins=5)", "no"), ("histogram(bins=4, grid=3)", "no")):
+        with pytest.raises(FeatureError, match=f"{found} caches that match"):
+            open_features(shelf, ["text"], select={"text": wanted})
+
+
 def test_a_model_of_a_hub_is_found_without_its_owner(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     key = write_features(shelf, encoder="mean of somebody/mini-lm@1f").name
