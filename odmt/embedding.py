@@ -15,7 +15,7 @@ from torch import nn
 from odmt.components import JOINS
 from odmt.items import ItemEncoder, build_component
 from odmt.joins import Join
-from odmt.types import Contents, Float, Fusion, Int, Tensor
+from odmt.types import Contents, Float, Fusion, FusionMaker, Int, Tensor
 
 __all__ = ["ItemEmbedding", "TiedHead", "rows_of"]
 
@@ -63,7 +63,7 @@ class ItemEmbedding(nn.Module):
         dim: int,
         *,
         streams: tuple[str, ...] = (),
-        fusion: str | Fusion = "independent",
+        fusion: str | Fusion | FusionMaker = "independent",
         join: str = "sum(at='item')",
         rows: np.ndarray | None = None,
         **settings: Any,
@@ -108,7 +108,9 @@ class ItemEmbedding(nn.Module):
         return len(self.rows)
 
     def forward(self, ids: Int[Tensor, "*places"]) -> Float[Tensor, "*places dim"]:
-        distinct, where = self.rows[ids].unique(return_inverse=True)
+        # as nn.Embedding, index_select refuses numbers below 0, which indexing would count from the end
+        items = self.rows.index_select(0, ids.flatten()).view(ids.shape)
+        distinct, where = items.unique(return_inverse=True)
         return self._vectors(distinct)[where]
 
     @property

@@ -12,7 +12,18 @@ from odmt.items import build_component
 from odmt.own import checked_backbone
 from odmt.types import Backbone
 
-__all__ = ["chosen_backbones", "made_backbone"]
+__all__ = ["chosen_backbones", "made_backbone", "read_again"]
+
+
+def read_again(further_heads: object) -> dict[str, str]:
+    """Say which stream each further head reads; raises ValueError where no such thing is named."""
+    example = "further_heads={'id_gru': ('id', 'gru4rec')}, a name, the stream that it reads, and a backbone"
+    if not isinstance(further_heads, Mapping):
+        raise ValueError(f"further_heads is {further_heads!r}; name each with what it reads, as {example}")
+    for head, given in further_heads.items():
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ValueError(f"further_heads: {head!r} is {given!r}; write {example}")
+    return {head: stream for head, (stream, _) in further_heads.items()}
 
 
 def chosen_backbones(

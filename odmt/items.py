@@ -18,10 +18,10 @@ from odmt.fusion import mean_of_tokens
 from odmt.id_table import start_of_ids
 from odmt.joins import Join
 from odmt.live import EncodedFeatures, encoded_once, in_chunks, tokens_of
-from odmt.own import checked_fusion, checked_vectors
+from odmt.own import checked_fusion, fused_vectors, made_fusion
 from odmt.parts import item_parts
 from odmt.spec import parse_call
-from odmt.types import Contents, Fusion, Int, LiveContents, Raw, Streams, Tensor, Tokens
+from odmt.types import Contents, Fusion, FusionMaker, Int, LiveContents, Raw, Streams, Tensor, Tokens
 
 __all__ = ["ItemEncoder", "build_component", "evaluating", "id_tables", "items_apart"]
 
@@ -35,7 +35,7 @@ class ItemEncoder(nn.Module):
 
     features: stored token features of the catalogue; without any modality, only the id stream exists.
     streams: what enters the fusion, a subset of "id" and the features' modalities; by default all of them.
-    fusion: a component call, "imt(layers=2)", or a module of your own (see `odmt.types.Fusion`).
+    fusion: a component call, "imt(layers=2)", or a module of your own, or what makes it (see `odmt.types.Fusion`).
     join: "none", or a component call of `odmt.joins`, "sum(at='item')", which makes one stream of all.
     id_init: start of the id table: "random" (xavier), or the first tokens of one modality, or "mean" of all modalities
         (copied; the table takes their width, the smallest where they differ, by PCA).
@@ -60,7 +60,7 @@ class ItemEncoder(nn.Module):
         *,
         streams: Sequence[str] = (),
         dim: int = 128,
-        fusion: str | Fusion = "imt(layers=2, heads=2)",
+        fusion: str | Fusion | FusionMaker = "imt(layers=2, heads=2)",
         join: str = "none",
         id_init: str = "random",
         hide: Mapping[str, float] | None = None,
@@ -101,8 +101,8 @@ class ItemEncoder(nn.Module):
         }
         context = {"dim": dim, "dropout": dropout, "widths": widths}
         made = build_component(fusion, FUSIONS, "fusion", context) if isinstance(fusion, str) else fusion
-        self.fusion = checked_fusion(made)
-        if start and isinstance(fusion, str) and (start_from := getattr(self.fusion, "start_from", None)):
+        self.fusion = checked_fusion(made_fusion(made, widths, dim), widths, dim, tried=start)
+        if start and isinstance(fusion, str | type) and (start_from := getattr(self.fusion, "start_from", None)):
             start_from(starting)  # a module of the caller's may be trained already
         fused: tuple[str, ...] = tuple(self.fusion.streams)  # pyright: ignore[reportArgumentType]
         self.join: Join | None = (
@@ -174,8 +174,7 @@ class ItemEncoder(nn.Module):
 
     def _fuse(self, tokens: Mapping[str, Tokens]) -> Streams:
         values, masks = ({name: getattr(given, what) for name, given in tokens.items()} for what in ("values", "mask"))
-        given = next(iter(masks.values()))
-        vectors = checked_vectors(self.fusion(values, masks), self.fusion, len(given), self.dim)
+        vectors = fused_vectors(self.fusion, values, masks, self.dim)
         return vectors if self.join is None else {**vectors, self.join.at: self.join(vectors)}
 
     def _hidden(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
@@ -224,7 +223,9 @@ def items_apart(
     read: which stream each head reads. encoders: of raw content, which all heads share.
     """
     if not isinstance(settings["fusion"], str):
-        raise ValueError("own_items: a fusion that is a module cannot be made once more; name it as a component call")
+        raise ValueError(
+            "own_items: every head makes its fusion once more; name it as a component call, as 'imt(layers=2)'"
+        )
     starting = EncodedFeatures(features, encoders)
     made = {head: ItemEncoder(starting, **settings) for head in read}
     for head, encoder in made.items():

@@ -17,14 +17,14 @@ from torch import nn
 
 from odmt.components import ENSEMBLES, JOINS, LOSSES, RESERVED, SIMILARITIES
 from odmt.distill import DistillationGraph
-from odmt.heads import chosen_backbones, made_backbone
+from odmt.heads import chosen_backbones, made_backbone, read_again
 from odmt.items import ItemEncoder, build_component, evaluating, items_apart
 from odmt.own import checked_histories, checked_module, checked_states, newest_states
 from odmt.parts import user_parts
 from odmt.ranking import FullSoftmax, RankingLoss, Rows, candidate_logits, draw_shares, some_of
 from odmt.sharing import gathered, share_of_rows
 from odmt.softmax import softmax_loss
-from odmt.types import Backbone, Batch, Bool, Contents, Float, Fusion, Int, Raw, Streams, Tensor, Tokens
+from odmt.types import Backbone, Batch, Bool, Contents, Float, Fusion, FusionMaker, Int, Raw, Streams, Tensor, Tokens
 
 __all__ = ["ODMT"]
 
@@ -34,7 +34,7 @@ class ODMT(ItemEncoder):
 
     features: stored token features of the catalogue; without any modality, only the id stream exists.
     streams: what enters the fusion, a subset of "id" and the features' modalities; by default all of them.
-    fusion: a component call, "imt(layers=2)", or a module of your own (see `odmt.types.Fusion`).
+    fusion: a component call, "imt(layers=2)", or a module of your own, or what makes it (see `odmt.types.Fusion`).
     join: where the fused streams become one: "none" (scores alone are averaged), or a component call of `odmt.joins`,
         "sum(at='item')" or "gated(at='user')".
     backbone: a component call, or a callable that makes a new module for each stream (`odmt.types.Backbone`).
@@ -46,7 +46,7 @@ class ODMT(ItemEncoder):
         items by themselves, with ids, a fusion and a join of their own; heads that share their items are much alike.
     similarity: of states and items: "product", or "cosine(scale=16)", see `odmt.similarity`.
     loss: a component call of `odmt.ranking`: "in_batch(popularity=1.0)", "full", "sampled(draws=512)", "gbce(t=0.75)".
-    distill: edges along which streams teach each other; by default none.
+    distill: edges along which streams teach each other: "id -> text", several such, or their graph; by default none.
     ensemble: "mean", "fitted" or "weighted", see `odmt.ensembles`.
     item_counts: [num_items + 1] how often each item occurs in training, for the popularity correction of the ranking
         loss and the drawing of items; without it no correction is made and items are drawn uniformly.
@@ -60,7 +60,7 @@ class ODMT(ItemEncoder):
         *,
         streams: Sequence[str] = (),
         dim: int = 128,
-        fusion: str | Fusion = "imt(layers=2, heads=2)",
+        fusion: str | Fusion | FusionMaker = "imt(layers=2, heads=2)",
         join: str = "none",
         backbone: str | Callable[[], Backbone] = "sasrec(layers=2, heads=2)",
         stream_backbones: Mapping[str, str | Callable[[], Backbone]] | None = None,
@@ -68,7 +68,7 @@ class ODMT(ItemEncoder):
         own_items: bool = False,
         similarity: str = "product",
         loss: str = "in_batch(popularity=1.0)",
-        distill: DistillationGraph | None = None,
+        distill: DistillationGraph | str | Sequence[str] | None = None,
         ensemble: str = "mean",
         item_counts: np.ndarray | None = None,
         length: int = 10,
@@ -86,7 +86,7 @@ class ODMT(ItemEncoder):
         super().__init__(features, encoders=encoders, chunk=chunk, **items)
         self.length = length
         first = self.vectors if self.join is None else (*self.join.kept, self.join.at)
-        self.read_again = {head: stream for head, (stream, _) in (further_heads or {}).items()}
+        self.read_again = read_again(further_heads or {})
         """Which stream each further head reads."""
         self.apart = nn.ModuleDict(items_apart(features, items, self.read_again, self.encoders) if own_items else {})
         self.streams = (*first, *self.read_again)
@@ -110,7 +110,9 @@ class ODMT(ItemEncoder):
         self.join_states = build_component(join, JOINS, "join", {"dim": dim, "streams": read}) if at_user else None
         self.similarity = checked_module(build_component(similarity, SIMILARITIES, "similarity", {}), "similarity")
         self.loss: RankingLoss | FullSoftmax = build_component(loss, LOSSES, "loss", {"num_items": self.num_items})
-        self.distill = (distill or DistillationGraph()).among(self.streams)
+        edges = [distill] if isinstance(distill, str) else distill or ()
+        graph = edges if isinstance(edges, DistillationGraph) else DistillationGraph(*edges)
+        self.distill = graph.among(self.streams)
         self.ensemble = checked_module(
             build_component(ensemble, ENSEMBLES, "ensemble", {"streams": self.streams}), "ensemble"
         )
@@ -281,7 +283,7 @@ class ODMT(ItemEncoder):
 
     def score(self, histories: Int[Tensor, "batch length"], tables: Streams) -> Streams:
         """Score the whole catalogue for each history: per stream [batch, num_items + 1], without popularity
-        correction.
+        correction. Column 0 is padding, with 0 for a score and not -inf: leave it out of a topk, which may return it.
         """
         return {name: state @ tables[name].T for name, state in self.states(histories, tables).items()}
 
@@ -293,7 +295,5 @@ def _log_popularity(item_counts: np.ndarray | None, num_items: int) -> Tensor:
         raise ValueError(
             f"item_counts has {len(item_counts)} entries, but {num_items} items need {num_items + 1} (0 is padding)"
         )
-    counts = torch.from_numpy(
-        np.maximum(item_counts, 1)
-    ).double()  # an item that never occurs in training is no candidate there
+    counts = torch.from_numpy(np.maximum(item_counts, 1)).double()  # what never occurs is no candidate in training
     return (counts / float(item_counts.sum())).log().float()

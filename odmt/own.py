@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import UninitializedParameter
 
-from odmt.types import Bool, Float, Int, Streams, Tensor
+from odmt.types import Bool, Float, Int, Streams, Tensor, Tokens
 
 __all__ = [
     "checked_backbone",
@@ -19,6 +20,8 @@ __all__ = [
     "checked_module",
     "checked_states",
     "checked_vectors",
+    "fused_vectors",
+    "made_fusion",
     "newest_states",
 ]
 
@@ -33,8 +36,29 @@ def checked_module(made: object, what: str) -> nn.Module:
     return made
 
 
-def checked_fusion(made: object) -> nn.Module:
-    """Refuse a fusion that does not name its output streams (`odmt.types.Fusion`)."""
+def made_fusion(given: object, widths: Mapping[str, int], dim: int) -> object:
+    """Give a fusion that is made already, or call what makes one, such as its class."""
+    made = isinstance(given, nn.Module) or (hasattr(given, "streams") and not isinstance(given, type))
+    if made or not callable(given):
+        return given
+    name = getattr(given, "__name__", type(given).__name__)
+    try:
+        inspect.signature(given).bind(widths, dim)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"fusion {name} is called with (widths, dim), the width of each stream that comes in, by name, and that of "
+            f"the vectors to be made, and cannot be ({error}); pass a module, or what can: lambda widths, dim: ..."
+        ) from error
+    return given(widths, dim)
+
+
+def checked_fusion(made: object, widths: Mapping[str, int], dim: int, *, tried: bool) -> nn.Module:
+    """Refuse a fusion that does not name its output streams (`odmt.types.Fusion`), and, if `tried`, one that gives an
+    item other vectors beside other items, as far as a few items of noise can tell.
+
+    An item is encoded once for all who have it, beside whatever others: its scores would depend on how many at a time.
+    Ours are held to it by tests and not tried.
+    """
     fusion = checked_module(made, "fusion")
     streams = getattr(fusion, "streams", None)
     if not isinstance(streams, tuple | list) or not streams or not all(isinstance(name, str) for name in streams):
@@ -42,7 +66,27 @@ def checked_fusion(made: object) -> nn.Module:
             f"fusion {type(fusion).__name__} has streams={streams!r}; it must name the vectors that it gives, as "
             "streams = ('id', 'text')"
         )
+    own = getattr(fusion, "_orig_mod", fusion)  # what torch.compile would compile once more for this
+    if not tried or getattr(own, "mixes_items", False) or type(own).__module__.partition(".")[0] == "odmt":
+        return fusion
+    if mixed := _mixed(own, widths, dim):
+        raise ValueError(
+            f"fusion {type(own).__name__} gives an item another vector of {mixed!r} beside other items: it mixes the "
+            "items of a batch, as x.mean(0) does. Make vectors of the item's own tokens, as by x.mean(1); or, if that "
+            "is meant, give it an attribute mixes_items = True"
+        )
     return fusion
+
+
+def fused_vectors(fusion: nn.Module, tokens: Streams, masks: Streams, dim: int) -> Streams:
+    """Call a fusion, and check what it gives; what it raises is told of which streams."""
+    try:
+        vectors = fusion(tokens, masks)
+    except Exception as error:
+        widths = ", ".join(f"{name} {x.shape[-1]}" for name, x in tokens.items())
+        error.add_note(f"raised by fusion {type(fusion).__name__}, of streams with the widths {widths}; dim is {dim}")
+        raise
+    return checked_vectors(vectors, fusion, len(next(iter(masks.values()))), dim)
 
 
 def checked_vectors(vectors: object, fusion: nn.Module, items: int, dim: int) -> Streams:
@@ -97,26 +141,20 @@ def checked_backbone(made: object, stream: str, *, dim: int, length: int, tried:
 def _seen(module: nn.Module, dim: int, events: int) -> str:
     """Name what states depend on and should not; nothing where it cannot be tried here.
 
-    Only a copy is tried, with weights slightly moved, lest a gate that begins closed hides what it will let through.
     What cannot be copied or called here, such as kernels of another device, or has no numbers yet, tells in training.
     """
     module = getattr(module, "_orig_mod", module)  # what torch.compile would compile once more for this
-    weights = [p for p in module.parameters() if not isinstance(p, UninitializedParameter)]
-    if sum(p.numel() for p in weights) > MOST_WEIGHTS:
+    if (place := _place(module)) is None:
         return ""
-    device = weights[0].device if weights else torch.device("cpu")
+    device, near = place
     generator = torch.Generator().manual_seed(0)
-    one, other, another = (torch.randn(events, dim, generator=generator).to(device) for _ in range(3))
+    one, other, another = (_noise(generator, events, dim).to(device) for _ in range(3))
     changed = torch.cat([one[:-1], other[-1:]])
-    rounding = max((torch.finfo(p.dtype).eps for p in weights if p.is_floating_point()), default=0.0)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            tried = copy.deepcopy(module).eval()
-            for p in tried.parameters():
-                if p.requires_grad and p.is_floating_point():
-                    p.add_(torch.randn(p.shape, generator=generator).to(p), alpha=0.1)
+            tried = _copied(module, generator)
             states = _states(tried, other, one, other)
-            near = max(1e-3, 4 * rounding) * states.abs().max()
+            near = near * states.abs().max()
             if (states - _states(tried, another, one, another)).abs().max() > near:
                 return "other users"
             if getattr(module, "hide_rate", None) is None:
@@ -127,12 +165,79 @@ def _seen(module: nn.Module, dim: int, events: int) -> str:
     return ""
 
 
+def _mixed(fusion: nn.Module, widths: Mapping[str, int], dim: int) -> str:
+    """Name a stream whose vectors depend on other items; nothing where it cannot be tried, or they are random."""
+    if (place := _place(fusion)) is None:
+        return ""
+    device, near = place
+    generator = torch.Generator().manual_seed(0)
+    some = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+            tried = _copied(fusion, generator)
+            for there in (some | True, some):  # it may not be made for items without content
+                masks = {name: there[:1, :1].expand(4, 1) if name == "id" else there for name in widths}
+                tokens = {name: _noise(generator, *mask.shape, widths[name]) for name, mask in masks.items()}
+                items = [Tokens(tokens[name] * mask.unsqueeze(-1), mask).to(device) for name, mask in masks.items()]
+                given = dict(zip(widths, items, strict=True))
+                together, again = (_vectors(tried, given, dim, slice(None), seed) for seed in (0, 1))
+                apart = [_vectors(tried, given, dim, slice(item, item + 1), 0) for item in range(len(there))]
+                for name, x in together.items():
+                    alone, most = torch.cat([one[name] for one in apart]), near * float(x.nan_to_num().abs().max())
+                    if _same(x, again[name], most) and not _same(x, alone, most):
+                        return name
+    except Exception:  # noqa: BLE001 - whatever their code raises says nothing of what it mixes
+        return ""
+    return ""
+
+
+def _vectors(fusion: nn.Module, given: Mapping[str, Tokens], dim: int, items: slice, seed: int) -> Streams:
+    """Encode some of the items, drawing what follows from the seed."""
+    _seed(seed, next(iter(given.values())).mask)
+    tokens = {name: x.values[items].clone() for name, x in given.items()}
+    masks = {name: x.mask[items].clone() for name, x in given.items()}
+    return {name: x.double() for name, x in fused_vectors(fusion, tokens, masks, dim).items()}
+
+
+def _same(x: Tensor, other: Tensor, most: float) -> bool:
+    return bool(torch.isclose(x, other, rtol=0.0, atol=most, equal_nan=True).all())
+
+
+def _place(module: nn.Module) -> tuple[torch.device, float] | None:
+    """Say on which device a module is to be tried, and how far apart, of their largest, numbers are that are the same;
+    None where it is too large to be copied.
+    """
+    weights = [p for p in module.parameters() if not isinstance(p, UninitializedParameter)]
+    if sum(p.numel() for p in weights) > MOST_WEIGHTS:
+        return None
+    rounding = max((torch.finfo(p.dtype).eps for p in weights if p.is_floating_point()), default=0.0)
+    return weights[0].device if weights else torch.device("cpu"), max(1e-3, 4 * rounding)
+
+
+def _noise(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, device="cpu")
+
+
+def _copied(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Copy it, with weights slightly moved, lest a gate that begins closed hides what it will let through."""
+    tried = copy.deepcopy(module).eval()
+    for p in tried.parameters():
+        if p.requires_grad and p.is_floating_point():
+            p.add_(_noise(generator, *p.shape).to(p), alpha=0.1)
+    return tried
+
+
+def _seed(seed: int, x: Tensor) -> None:
+    """Let what is drawn, on the device of `x` and the CPU, follow from the seed."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, for good
+    if x.is_cuda:
+        torch.cuda.default_generators[x.get_device()].manual_seed(seed)
+
+
 def _states(backbone: nn.Module, *users: Float[Tensor, "length dim"]) -> Float[Tensor, "length dim"]:
     """Give the states of the second of three users, drawing the same at each call."""
     x = torch.stack(users)
-    torch.default_generator.manual_seed(0)  # torch.manual_seed would seed GPUs, too, for good
-    if x.is_cuda:
-        torch.cuda.default_generators[x.get_device()].manual_seed(0)
+    _seed(0, x)
     mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     hidden = () if getattr(backbone, "hide_rate", None) is None else (torch.zeros_like(mask),)
     return checked_states(backbone(x, mask, *hidden), x, "")[1].double()

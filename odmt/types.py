@@ -23,6 +23,7 @@ __all__ = [
     "Features",
     "Float",
     "Fusion",
+    "FusionMaker",
     "Int",
     "LiveContents",
     "Part",
@@ -244,8 +245,11 @@ class Fusion(Protocol):
     Tokens are [items, tokens, width of that stream], masks [items, tokens] with True for a real token; the id stream is
     one token wide. Output streams may be fewer (an early fusion returns one) and each gets a backbone of its own.
 
-    A fusion may also have a method `start_from(features)`, which is called where a component call makes it, so that
-    its parameters may start from the catalogue's content.
+    An item's vectors may depend on its own tokens alone, for it is encoded beside whatever others; a fusion that mixes
+    the items of a call on purpose has `mixes_items = True`, and is not tried for it.
+
+    A fusion may also have a method `start_from(features)`, which is called where a component call or its class makes
+    it, so that its parameters may start from the catalogue's content.
     """
 
     @property
@@ -254,3 +258,8 @@ class Fusion(Protocol):
         ...
 
     def __call__(self, tokens: Streams, masks: Streams) -> Streams: ...
+
+
+FusionMaker = Callable[[Mapping[str, int], int], Fusion]
+"""Make a fusion, of the width of each input stream by name, and that of the vectors to be made: (widths, dim), as its
+class may."""

@@ -64,6 +64,10 @@ class ItemFeatures:
         max_tokens: Mapping[str, int] = NOTHING,
         recipes: Mapping[str, Mapping[str, Any]] = NOTHING,
     ) -> None:
+        if "id" in tables:
+            raise FeatureError(
+                "features are called 'id', which is the stream of learned ids; give them another name, as id_text"
+            )
         for modality, table in tables.items():
             if table.num_items != num_items:
                 raise FeatureError(f"{modality} features cover {table.num_items} items, the catalogue has {num_items}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,13 @@ from torch.utils.data import DataLoader, Sampler
 
 from odmt.data.splits import LeaveTwoOut
 from odmt.data.tokens import by_length
-from odmt.types import Batch, Contents, LiveContents, Part
+from odmt.types import Batch, Contents, LiveContents, Part, Tensor
 
 __all__ = ["Collate", "UserBatches", "leave_signals", "make_batch", "training_loader"]
 
 
 def make_batch(
-    histories: np.ndarray,
+    histories: np.ndarray | Tensor | Sequence[Any],
     features: Contents,
     modalities: Sequence[str] | None = None,
     *,
@@ -32,8 +33,9 @@ def make_batch(
     of further candidates [any], which may repeat, for losses that ask for them: drawn by the chances
     `ODMT.draw_shares`, which the loss takes for granted. Where processes share a batch, `histories` are those of all,
     and `part` says which of them, and which items' content, are kept; `seed` as of `odmt.types.Batch`. Raises
-    ValueError where there is no event, or padding behind one.
+    ValueError where there is no event, or padding behind one, and for what are no numbers of items.
     """
+    histories = _numbers_of_items(histories, features.num_items)
     filled = histories > 0
     if not filled.any():
         raise ValueError(f"none of {len(histories)} histories has an event (0 is padding); a batch needs some")
@@ -62,6 +64,20 @@ def make_batch(
     content = {name: features.gather(name, wanted) for name in modalities}
     tensors = (torch.from_numpy(array) for array in (items, counts, index, filled))
     return Batch(*tensors, content=content, draws=draws, part=part, seed=seed)
+
+
+def _numbers_of_items(given: np.ndarray | Tensor | Sequence[Any], num_items: int) -> np.ndarray:
+    """Take histories of any integers, as int64; refuse what is no number of an item, nor padding."""
+    asked = "pass numbers of items as integers [users, length], left-padded with 0"
+    try:
+        histories = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"histories are no array ({error}); {asked}") from error
+    if histories.ndim != 2 or histories.dtype.kind not in "iu":
+        raise ValueError(f"histories are {histories.dtype} {list(histories.shape)}; {asked}")
+    if (wrong := histories[(histories < 0) | (histories > num_items)]).size:
+        raise ValueError(f"histories hold item {wrong[0]}; items are 1..{num_items}, and 0 is padding")
+    return histories.astype(np.int64, copy=False)
 
 
 class Collate:

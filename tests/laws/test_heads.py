@@ -8,6 +8,7 @@ import torch
 
 from odmt import ODMT, BERT4Rec, DistillationGraph, GRU4Rec, ItemFeatures, SASRec, make_batch
 from odmt.ensembles import Weighted
+from odmt.heads import read_again
 from odmt.types import Streams
 from tests.laws.test_model_laws import HISTORIES, NUM_ITEMS, make_model
 
@@ -53,7 +54,7 @@ def test_a_further_head_may_have_items_of_its_own(features: ItemFeatures, fusion
     assert not torch.allclose(tables["twin"], tables[stream])
     shared = make_model(features, **settings)
     assert sum(x.numel() for x in model.parameters()) > sum(x.numel() for x in shared.parameters())
-    with pytest.raises(ValueError, match="own_items: a fusion that is a module cannot be made once more"):
+    with pytest.raises(ValueError, match="own_items: every head makes its fusion once more; name it as"):
         make_model(features, own_items=True, further_heads={"twin": ("id", "gru4rec")}, fusion=model.fusion)
     for join, read in (("none", "id"), ("sum(at='item', keep=True)", "text"), ("sum(at='user')", "id")):
         with pytest.raises(
@@ -66,6 +67,18 @@ def test_a_further_head_may_have_items_of_its_own(features: ItemFeatures, fusion
 def test_a_further_head_needs_a_name_of_its_own(features: ItemFeatures, head: str) -> None:
     with pytest.raises(ValueError, match=f"further_heads: there is a stream '{head}' already"):
         make_model(features, join="sum(at='user')", further_heads={head: ("id", "gru4rec")})
+
+
+@pytest.mark.parametrize(
+    ("heads", "told"),
+    [
+        (["id"], r"further_heads is \['id'\]; name each with what it reads, as further_heads={'id_gru': \('id', 'gru4"),
+        ({"twin": "id"}, "further_heads: 'twin' is 'id'; write further_heads={'id_gru': "),
+    ],
+)
+def test_further_heads_are_named_with_what_they_read(heads: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_again(heads)
 
 
 def test_a_further_head_reads_a_stream_that_is_there(features: ItemFeatures) -> None:

@@ -210,8 +210,16 @@ def test_ensemble_skips_an_ensemble_already_there() -> None:
     ],
 )
 def test_a_wrong_edge_is_refused_by_name(features: ItemFeatures, edge: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        make_model(features, distill=DistillationGraph(edge))
+    for made in (DistillationGraph, str):
+        with pytest.raises(ValueError, match=words):
+            make_model(features, distill=made(edge))
+
+
+def test_edges_may_be_given_as_they_are_written(features: ItemFeatures) -> None:
+    for distill in ("id <-> text", ["id -> text", "text -> id"], DistillationGraph("id <-> text")):
+        edges = make_model(features, distill=distill).distill.edges
+        assert [str(edge) for edge in edges] == ["id -> text", "text -> id"]
+    assert not make_model(features).distill.edges
 
 
 def test_wrong_arguments_are_refused_with_both_values(features: ItemFeatures) -> None:

@@ -41,6 +41,13 @@ def test_it_answers_like_an_embedding(embedding: ItemEmbedding) -> None:
     assert embedding(torch.zeros(2, 2, dtype=torch.long)).shape == (2, 2, 8)
 
 
+@pytest.mark.parametrize("ids", [[[-1]], [[10]]])
+def test_a_number_beyond_its_rows_is_refused(embedding: ItemEmbedding, ids: list[list[int]]) -> None:
+    for answering in (embedding, nn.Embedding(10, 8)):
+        with pytest.raises(IndexError, match="index out of range in self"):
+            answering(torch.tensor(ids))
+
+
 def test_rows_lead_from_their_numbers_to_ours(features: ItemFeatures) -> None:
     torch.manual_seed(0)
     theirs = ItemEmbedding(features, dim=8, rows=np.array([0, 7, 2, 0]))  # two items, and a mask token

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from odmt import ODMT, ItemEmbedding, ItemFeatures, make_batch
+from odmt import ODMT, Independent, ItemEmbedding, ItemFeatures, make_batch
 from odmt.own import checked_fusion, checked_histories
 from odmt.types import Streams, Tensor
 
@@ -44,7 +44,7 @@ class Named(nn.Module):
 def test_a_fusion_names_its_streams(names: dict[str, object], told: str, features: ItemFeatures) -> None:
     words = rf"fusion Named has streams={told}; it must name the vectors that it gives, as streams = \('id', 'text'\)"
     with pytest.raises(ValueError, match=words):
-        checked_fusion(Named(**names))
+        checked_fusion(Named(**names), {"id": 8}, 8, tried=True)
     with pytest.raises(ValueError, match=r"fusion Named has streams=None"):
         ODMT(features, dim=8, fusion="tests.unit.test_own:Named")
     with pytest.raises(ValueError, match=r"fusion Named has streams=None"):
@@ -65,6 +65,98 @@ def test_a_fusion_gives_what_it_names(streams: list[str], dim: int, told: str, f
     model.id_table = nn.Embedding(10, 8)  # as wide as what a fusion makes of it may be
     with pytest.raises(ValueError, match=told):
         model.encode_catalogue()
+
+
+class Fusing(nn.Module):
+    """Make one vector of the tokens of an item, or of others', too."""
+
+    streams = ("mixed",)
+    mixes_items = False
+
+    def __init__(self, widths: Mapping[str, int], dim: int, *, how: str = "apart") -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in widths.items()})
+        self.how, self.gate, self.norm = how, nn.Parameter(torch.zeros(dim)), nn.BatchNorm1d(dim)
+        self.lock = threading.Lock() if how == "not to be copied" else None
+
+    def forward(self, tokens: Streams, masks: Streams) -> Streams:
+        means = {name: (x * masks[name][..., None]).sum(1) for name, x in tokens.items()}
+        if self.how == "not here":
+            raise RuntimeError("expected tensors on a GPU")
+        if self.how == "stands in":
+            there = masks["text"].any(1, keepdim=True)
+            means["text"] = torch.where(there, means["text"], means["text"][there[:, 0]].mean(0))
+        if self.how == "in place":
+            tokens["text"].add_(1.0)
+        x = torch.stack([self.maps[name](mean) for name, mean in means.items()]).sum(0)
+        x = {
+            "mean": lambda: x - x.mean(0),
+            "gated": lambda: x + self.gate * x.mean(0),
+            "size": lambda: x / len(x),
+            "rank": lambda: x + x.argsort(0),
+            "random": lambda: nn.functional.dropout(x, 0.5),
+            "batch norm": lambda: self.norm(x),
+            "squeezed": lambda: x.squeeze(),
+        }.get(self.how, lambda: x)()
+        return {"mixed": x}
+
+
+@pytest.mark.parametrize("how", ["mean", "gated", "size", "rank", "stands in"])
+def test_a_fusion_that_mixes_items_is_refused_unless_it_is_meant(
+    how: str, features: ItemFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = partial(Fusing, how=how)
+    words = r"fusion Fusing gives an item another vector of 'mixed' beside other items: .*mean\(0\).*mixes_items = True"
+    for build in (ODMT, ItemEmbedding):
+        with pytest.raises(ValueError, match=words):
+            build(features, dim=8, fusion=made)
+    with pytest.raises(ValueError, match=words):
+        ODMT(features, dim=8, fusion=torch.compile(made({"id": 8, "text": 6}, 8), backend="eager"))
+    ODMT(features, dim=8, fusion=made, start=False)  # one that was trained can still be measured
+    monkeypatch.setattr(Fusing, "mixes_items", True)
+    ODMT(features, dim=8, fusion=made)
+
+
+@pytest.mark.parametrize(
+    "how", ["apart", "random", "batch norm", "in place", "squeezed", "not here", "not to be copied"]
+)
+def test_to_try_a_fusion_leaves_no_trace(how: str, features: ItemFeatures) -> None:
+    models = []
+    for start in (True, False):
+        torch.manual_seed(0)
+        fusion = Fusing({"id": 8, "text": 6}, 8, how=how)
+        fusion.maps.eval()
+        models.append((ODMT(features, dim=8, fusion=fusion, start=start), torch.get_rng_state()))
+        assert [module.training for module in fusion.children()] == [False, True]
+    assert torch.equal(models[0][1], models[1][1])
+    for (name, weights), other in zip(
+        models[0][0].state_dict().items(), models[1][0].state_dict().values(), strict=True
+    ):
+        assert torch.equal(weights, other), name
+
+
+def test_our_own_fusions_are_not_tried(features: ItemFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("odmt.own._mixed", None)
+    for fusion in ("imt(layers=1)", "independent", Independent({"id": 8, "text": 6}, 8)):
+        ODMT(features, dim=8, fusion=fusion)
+
+
+def test_a_fusion_may_be_its_class(features: ItemFeatures) -> None:
+    for maker in (Fusing, lambda widths, dim: Fusing(widths, dim)):
+        model = ODMT(features, dim=16, fusion=maker)
+        assert model.encode_catalogue()["mixed"].shape == (10, 16)
+    words = (
+        r"fusion Named is called with \(widths, dim\), .*too many positional arguments\); pass a module, or what can"
+    )
+    with pytest.raises(ValueError, match=words):
+        ODMT(features, dim=8, fusion=Named)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_a_fusion_raises_is_told_of_its_widths(features: ItemFeatures) -> None:
+    model = ODMT(features, dim=8, fusion=Fusing({"id": 8, "text": 8}, 8))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised:
+        model.encode_catalogue()
+    assert raised.value.__notes__ == ["raised by fusion Fusing, of streams with the widths id 8, text 6; dim is 8"]
 
 
 class Recurrent(nn.Module):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,6 +76,36 @@ def test_a_batch_without_any_event_or_with_gaps_is_refused() -> None:
             make_batch(histories, ItemFeatures.from_arrays(6))
     with pytest.raises(ValueError, match=r"history 1 has padding behind an event: \[3, 0\]; put the zeros in front"):
         make_batch(np.array([[0, 4], [3, 0]]), ItemFeatures.from_arrays(6))
+
+
+@pytest.mark.parametrize(
+    ("histories", "told"),
+    [
+        (
+            np.array([[0.0, 4.0]]),
+            r"histories are float64 \[1, 2\]; pass numbers of items as integers \[users",
+        ),
+        (np.array([[False, True]]), r"histories are bool \[1, 2\]"),
+        (torch.tensor([[0.0, 4.0]]), r"histories are float32 \[1, 2\]"),
+        ([3, 4], r"histories are int64 \[2\]"),
+        ([[3], [4, 5]], r"histories are no array \(.*inhomogeneous.*\); pass numbers of items .*left-padded with 0"),
+        ([[3, "a"]], r"histories are <U\d+ \[1, 2\]"),
+        ([[0, -1, 4]], r"histories hold item -1; items are 1\.\.6, and 0 is padding"),
+        ([[0, 4, 7]], r"histories hold item 7"),
+    ],
+)
+def test_a_batch_is_made_of_padded_numbers_of_items(histories: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        make_batch(histories, ItemFeatures.from_arrays(6))
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [[[0, 4], [3, 4]], torch.tensor([[0, 4], [3, 4]]), *(np.array([[0, 4], [3, 4]], t) for t in ("u1", "i2", "u8"))],
+)
+def test_a_batch_is_made_of_integers_of_any_kind(histories: Any) -> None:
+    batch = make_batch(histories, ItemFeatures.from_arrays(6))
+    assert torch.where(batch.mask, batch.items[batch.histories], 0).tolist() == [[0, 4], [3, 4]]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -133,6 +133,11 @@ def test_from_arrays_refuses_what_cannot_be_meant(given_text: object, message: s
         ItemFeatures.from_arrays(3, text=given_text)  # pyright: ignore[reportArgumentType]
 
 
+def test_features_are_not_called_as_the_stream_of_ids() -> None:
+    with pytest.raises(FeatureError, match=r"features are called 'id', which .*; give them another name, as id_text"):
+        ItemFeatures.from_arrays(3, id=np.ones((3, 4)))
+
+
 def test_unknown_modality_is_named() -> None:
     features = ItemFeatures.from_arrays(1, text=np.ones((1, 2)))
     with pytest.raises(FeatureError, match="no 'image' features here; there are text"):
