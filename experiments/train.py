@@ -9,6 +9,7 @@ Settings come from experiments/configs/DATASET.yaml, then the ablations in order
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -28,6 +29,16 @@ def main() -> None:
         sys.exit(f"error: {error}; when that is mended (room on the disk, say), the same command with --resume goes on")
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}{_said_by(error)}")
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(_interrupted(sys.argv[1:]), file=sys.stderr)
+        sys.exit(130)
+
+
+def _interrupted(argv: list[str]) -> str:
+    if "--overwrite" in argv:  # what was to be overwritten may still be there
+        return "interrupted; with --resume in place of --overwrite the same command goes on with what the folder holds"
+    return "interrupted; the same command with --resume goes on from the last checkpoint, or begins where there is none"
 
 
 def _said_by(error: Exception) -> str:

@@ -11,9 +11,12 @@ from __future__ import annotations
 import argparse
 import csv
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,23 +92,26 @@ class Recommender:
     ) -> Recommender:
         """Load a run's model, or one that `save_pretrained` wrote, with its dataset.
 
-        dataset: its folder, where that is another one now than in training, or that of another catalogue of the vendor,
-        such as the release of a later month with features of the same encoders (`odmt.pretrained.from_pretrained`).
+        dataset: its folder, or its name below data/, where that is another one now than in training, or that of another
+        catalogue of the vendor, such as the release of a later month with features of the same encoders
+        (`odmt.pretrained.from_pretrained`).
 
         device: "cuda" where there is one, unless said. how: as of the class.
 
-        Raises ValueError or `DatasetError` where the model, the dataset or its features are not there.
+        Raises ValueError or `DatasetError` where the model, the dataset, its features or the device are not there.
         """
         from odmt.config import parse
         from odmt.data.format import find_dataset, open_dataset
+        from odmt.encoders.frozen import choose_device
         from odmt.newcomers import TrainedItems
         from odmt.pretrained import from_pretrained, model_folder
 
+        _check_no_checkpoint(Path(run))
         folder = model_folder(run)
+        place = choose_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         experiment = parse(["--config", str(folder / "experiment.yaml"), "--data.augment"], configs=folder)
-        catalogue = open_dataset(dataset or find_dataset(experiment.dataset, experiment.data.root))
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        found = cls(from_pretrained(folder, catalogue, device=device), catalogue, **how)
+        catalogue = open_dataset(find_dataset(dataset or experiment.dataset, experiment.data.root))
+        found = cls(from_pretrained(folder, catalogue, device=place), catalogue, **how)
         then = TrainedItems.read(folder / "items.parquet")
         trained_on = found.ids if then is None else then.ids
         found.new_items = sorted(set(found.ids).difference(trained_on))
@@ -118,7 +124,7 @@ class Recommender:
 
         seen: whether items that a user has had may be recommended again.
         """
-        rows = range(len(self._users)) if users is None else [self._row(user) for user in users]
+        rows = range(len(self._users)) if users is None else [self._row(user) for user in _listed(users, "users")]
         found = self._best((self.catalogue.history(row) for row in rows), k=k, seen=seen)
         for row, best in zip(rows, found, strict=True):
             yield self._users[row], best
@@ -129,12 +135,17 @@ class Recommender:
         """Give the best `k` items after each of some histories, of users who need not be in the dataset: the vendor's
         ids of items, oldest first.
         """
-        numbers = [np.array([self._item(item) for item in history], dtype=np.int64) for history in histories]
+        numbers = [
+            np.array([self._item(item) for item in _listed(history, f"history {row}")], dtype=np.int64)
+            for row, history in enumerate(_listed(histories, "histories", of_lists=True))
+        ]
         if empty := [row for row, history in enumerate(numbers) if not len(history)]:
             raise ValueError(f"history {empty[0]} is empty; what nobody is known to have liked, nothing follows")
         return list(self._best(numbers, k=k, seen=seen))
 
     def _best(self, histories: Iterable[np.ndarray], *, k: int, seen: bool) -> Iterator[list[tuple[str, float]]]:
+        if not isinstance(k, Integral) or isinstance(k, bool):
+            raise ValueError(f"k is {k!r}, and not a whole number; write k=10")
         if not 1 <= k <= len(self.ids):
             raise ValueError(f"k is {k}; there are {len(self.ids):,} items")
         for some in _groups(histories, AT_ONCE):
@@ -166,6 +177,21 @@ class Recommender:
 
     def _item(self, item: str) -> int:
         return _found(item, self._number_of, "item")
+
+
+def _check_no_checkpoint(path: Path) -> None:
+    of_a_run = path.resolve().parent
+    if of_a_run.name == "checkpoints" and (of_a_run.parent / "experiment.yaml").is_file():
+        way_out = f"python -m odmt.consolidate {path} FOLDER, and name that folder"
+        raise ValueError(f"{path} is a checkpoint, and not a model; make a model of it: {way_out}")
+
+
+def _listed(given: Any, what: str, *, of_lists: bool = False) -> Iterable[Any]:
+    """Refuse a lone id where a list belongs; of one that is text, every character would be taken for an id."""
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return given
+    right = [str(given)]
+    raise ValueError(f"{what} is {given!r}; pass a list: {[right] if of_lists else right}")
 
 
 def _found(name: object, known: Mapping[str, int], what: str) -> int:
@@ -209,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--head", default="ensemble", help="the stream that ranks (default %(default)s)")
     parser.add_argument("--seen", action="store_true", help="recommend items again that a user has had")
     parser.add_argument(
-        "--dataset", metavar="DIR", help="the folder of the dataset, or of a later one (default: the run's own)"
+        "--dataset", metavar="DIR", help="the dataset's folder, or a later one's, or a name (default: the run's own)"
     )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     chosen = parser.parse_args(argv)
@@ -218,6 +244,8 @@ def main(argv: Sequence[str]) -> int:
     from odmt.run_folder import writing_whole
 
     try:
+        if chosen.out is not None:
+            _make_room(chosen.out)
         bar = partial(tqdm, desc="encode", unit="chunk", leave=False)
         recommender = Recommender.load(chosen.run, chosen.dataset, device=chosen.device, head=chosen.head, progress=bar)
         found = recommender.users(chosen.user, k=chosen.k, seen=chosen.seen)
@@ -226,16 +254,37 @@ def main(argv: Sequence[str]) -> int:
             print(f"{new:,} of {there:,} items are new since training; the others were there", file=sys.stderr)
         if chosen.out is None:
             _write(sys.stdout, found)
+            sys.stdout.flush()
             return 0
         users = len(chosen.user or recommender.catalogue.users())
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        with writing_whole(chosen.out) as file:
+        with _naming(chosen.out), writing_whole(chosen.out) as file:
             _write(file, iter(tqdm(found, desc="recommend", unit="user", total=users, leave=False)))
+    except BrokenPipeError:  # who reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 141  # as of one that SIGPIPE ends
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted" + (f"; {chosen.out} was not written" if chosen.out else ""), file=sys.stderr)
+        return 130
     print(f"wrote {chosen.out}")
     return 0
+
+
+def _make_room(out: Path) -> None:
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file, such as {out / 'recommendations.csv'}")
+    with _naming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _naming(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be written ({error}); name a file where you may write") from error
 
 
 def _write(file: Any, found: Iterator[tuple[str, list[tuple[str, float]]]]) -> None:

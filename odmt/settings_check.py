@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 from odmt.components import (
-    AUGMENTATIONS,
     BACKBONES,
     CONTENT,
     CONTEXT,
@@ -24,10 +23,11 @@ from odmt.components import (
     LOSSES,
     SIMILARITIES,
 )
+from odmt.content_settings import check_augmentations, check_encoders
 from odmt.data.manifest import MODALITIES
 from odmt.flags import ConfigError
-from odmt.settings import DataConfig, Experiment, ModelConfig
-from odmt.spec import SpecError, did_you_mean, parse_call
+from odmt.settings import Experiment, ModelConfig
+from odmt.spec import did_you_mean, parse_call
 
 __all__ = ["check", "heads_of", "leaves"]
 
@@ -80,8 +80,8 @@ def check(experiment: Experiment, files: Mapping[str, Path] = NOTHING) -> None:
     if model.id_init not in (starts := ["random", "mean", *(name for name in model.streams if name != "id")]):
         raise ConfigError(f"model.id_init={model.id_init!r} is unknown; {did_you_mean(model.id_init, starts)}")
     _check_features(experiment)
-    _check_encoders(model)
-    _check_augmentations(experiment.data, model)
+    check_encoders(model)
+    check_augmentations(experiment.data, model)
     _check_component(model.backbone, BACKBONES, "backbone")
     _check_component(model.fusion, FUSIONS, "fusion")
     _check_component(model.similarity, SIMILARITIES, "similarity")
@@ -137,49 +137,6 @@ def _check_features(experiment: Experiment) -> None:
         for name in names:
             if name not in there:
                 raise ConfigError(f"{setting} names {name!r}; {did_you_mean(name, known)}")
-
-
-def _check_encoders(model: ModelConfig) -> None:
-    """Check what is trained from raw content; that its weights are to be had shows when they are loaded."""
-    from odmt.encoders import EncoderError, parse_encoder
-
-    found = model.encoders_of_streams()
-    if model.encoder_policy != "full" and all(" @ " in text for text in model.encoders):
-        raise ConfigError(
-            f"model.encoder_policy={model.encoder_policy} is for encoders of model.encoders without a policy of their "
-            "own, and there are none"
-        )
-    for name, (encoder, policy) in found.items():
-        if name not in MODALITIES:
-            raise ConfigError(
-                f"model.encoders names {name!r}, and only modalities have content; {did_you_mean(name, MODALITIES)}"
-            )
-        try:
-            parse_encoder(name, encoder)
-            if policy != "frozen":
-                from odmt.encoders.policies import parse_policy  # brings torch, which --help can do without
-
-                parse_policy(policy)
-        except (EncoderError, SpecError) as error:
-            raise ConfigError(f"model.encoders: {name}={encoder} @ {policy}: {error}") from error
-
-
-def _check_augmentations(data: DataConfig, model: ModelConfig) -> None:
-    chosen = model.encoders_of_streams()
-    for name, text in data.augmentations().items():
-        if name == "text" or name not in MODALITIES:
-            raise ConfigError(f"data.augment names {name!r}, and only pictures and clips are; write image or video")
-        if name in model.streams and (name not in chosen or chosen[name][1] == "frozen"):
-            raise ConfigError(
-                f"data.augment: {name}={text}, but stored features of {name} are read; name what reads the files with "
-                f'--model.encoders "{name}=ENCODER"'
-            )
-        try:
-            made = parse_call(text, known=AUGMENTATIONS, kind="augmentation").build()
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"data.augment: {name}={text}: {error}") from error
-        if not callable(made):
-            raise ConfigError(f"data.augment: {name}={text} is no callable of frames and random numbers")
 
 
 def _check_component(text: str, known: Mapping[str, str], kind: str) -> None:

@@ -36,6 +36,7 @@ class Requests:
     def __init__(self, accelerator: Accelerator, *, minutes: float) -> None:
         self.minutes = minutes
         self.asked = ""
+        self._interrupted = False
         self._shown = accelerator.is_local_main_process
         self._saved = time.monotonic()
         self._before: dict[str, Any] = {}
@@ -45,6 +46,8 @@ class Requests:
     def __enter__(self) -> Requests:
         if threading.current_thread() is threading.main_thread():  # in others there are no signals
             self._before = {name: signal.signal(getattr(signal, name), self._ask) for name in ASKING}
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # `nohup` and & may have it ignored
+                self._before["SIGINT"] = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,8 +60,14 @@ class Requests:
         if self._shown:
             print(f"{self.asked}: saving after this step", flush=True)
 
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        signal.default_int_handler(number, frame)
+
     def agree(self) -> tuple[bool, bool]:
         """Say whether to stop and whether to save, the same in all processes, which all must ask."""
+        if self._interrupted and self._group is None:  # Python drops what is raised while a worker is forked
+            raise KeyboardInterrupt
         due = 0 < self.minutes * 60 <= time.monotonic() - self._saved
         flags = torch.tensor([bool(self.asked), due], dtype=torch.uint8)
         if self._group is not None:

@@ -50,6 +50,8 @@ __all__ = ["main", "parser"]
 
 INSTEAD = {"--ablation": "--with", "--seed": "--seeds"}
 """Flags of train.py that have other names here."""
+OURS = {**INSTEAD, "--dataset": "--dataset", "--output": "--output", "--name": "--name", "--overwrite": "--overwrite"}
+"""Flags that every train.py gets from here, and what sets them."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
     flags = argv[here + 1 :]
     try:
         attempts = list(dict.fromkeys(tuple(map(_flag, words)) for words in arguments.tune))
+        _check_not_ours(flags, "after --")
+        _check_not_ours([word for words in attempts for word in words], "in --tune")
         suite = read_suite(arguments.suite)
         folder = Path(arguments.output) / "ablations" / _name(arguments.dataset) / (arguments.name or suite.name)
         runs = plan(
@@ -172,6 +176,15 @@ def _replaced(
             "with --overwrite (which leaves the others), or choose another folder with --name"
         )
     return replaced
+
+
+def _check_not_ours(flags: Sequence[str], place: str) -> None:
+    for flag in (word.partition("=")[0] for word in flags):
+        if flag == "--resume":
+            raise SuiteError(f"{flag} {place}: leave it out; runs that were begun are gone on with anyway")
+        if flag in OURS:
+            own = f"this command's own {OURS[flag]}, which stands before --"
+            raise SuiteError(f"{flag} {place}: every run gets it from {own}; write that instead")
 
 
 def _place_of(words: Sequence[str]) -> str:

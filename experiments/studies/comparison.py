@@ -1,7 +1,7 @@
 """Compare runs on the test set, user by user:
 
     python experiments/report.py runs/microlens-id_only-s1 runs/microlens-s1
-    python experiments/report.py runs/* --json report.json
+    python experiments/report.py runs/microlens-* --json report.json
 
 Prints a Markdown table: most-popular first, then each head of each run, with standard errors over users. The columns
 "ahead" are paired: how far the ensemble of the last run named is ahead of the row, and the standard error of that
@@ -48,7 +48,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
     for run, head in [(reference, POPULAR), *((each, head) for each in runs for head in each.heads)]:
         ranks = run.ranks[head]
         ahead = {}
-        if (run, head) != (reference, best):
+        if run is not reference or head != best:
             for metric in COMPARED:
                 ahead[metric] = Estimate.over(per_user(metric, reference.ranks[best]) - per_user(metric, ranks))
         metrics = {metric: Estimate.over(per_user(metric, ranks)) for metric in SHOWN}
@@ -106,6 +106,7 @@ def main() -> None:
     paths: list[Path] = arguments.runs
     names = [path.absolute().name for path in paths]
     try:
+        _check_once(paths)
         labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
         runs = [load(path, label=label) for path, label in zip(paths, labels, strict=True)]
         rows = compare(runs)
@@ -113,6 +114,26 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print(to_markdown(rows), end="")
     if arguments.json:
-        partial = arguments.json.with_name(f".{arguments.json.name}.partial")
-        partial.write_text(json.dumps(to_json(rows, runs[-1]), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, arguments.json)
+        _write(arguments.json, json.dumps(to_json(rows, runs[-1]), indent=2) + "\n")
+
+
+def _check_once(paths: Sequence[Path]) -> None:
+    """Refuse a run that is named twice, be it by other words."""
+    first: dict[Path, Path] = {}
+    for path in paths:
+        before = first.setdefault(path.resolve(), path)
+        if before is not path:
+            also = f", as {path} the second time" if path != before else ""
+            raise ReportError(f"{before} is named twice{also}; name each run once")
+
+
+def _write(path: Path, text: str) -> None:
+    if path.is_dir():
+        sys.exit(f"error: --json {path} is a folder; name a file, such as {path / 'report.json'}")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        sys.exit(f"error: --json {path} cannot be written ({error}); name a file where you may write")

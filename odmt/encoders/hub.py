@@ -24,9 +24,11 @@ PROCESSORS = {
     "video": ("AutoVideoProcessor", "AutoImageProcessor"),  # X-CLIP, and folders that are older, have but the second
 }
 OTHER = {
-    "text": "'tfidf(dim=64)', which needs no weights",
-    "image": "'histogram(bins=8)', which needs no weights",
-    "video": "a model of timm or torchvision with weights of a file",
+    "text": "What needs no weights is --encoder 'tfidf(dim=64)', which stores features and cannot be trained",
+    "image": "What needs no weights is --encoder 'histogram(bins=8)', and in training --model.encoders "
+    "'image=resnet18(pretrained=False)'",
+    "video": "There are models of timm and torchvision, too, with weights of a file, as "
+    "'r3d_18(checkpoint=\"path/to/weights.pth\")', and in training without, as 'r3d_18(pretrained=False)'",
 }
 """What is to be had without a network."""
 
@@ -133,6 +135,6 @@ def _not_loaded(model: str, modality: str, error: Exception) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     return (
         f"{what}: {hint}it is neither a folder here nor to be had from the model hub ({reason}). Without a network, "
-        "download the model elsewhere and pass the folder that holds its config.json: --encoder path/to/folder; or use "
-        f"{OTHER[modality]}"
+        "download the model elsewhere and pass the folder that holds its config.json: --encoder path/to/folder, or in "
+        f"training --model.encoders {modality}=path/to/folder. {OTHER[modality]}"
     )

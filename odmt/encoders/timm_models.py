@@ -181,9 +181,15 @@ def _create(model: str, *, pretrained: bool, size: int, modality: str) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(
             f"{modality} encoder {model!r}: cannot be loaded ({reason}). Without a network, download the weights "
-            f"elsewhere and pass their file: --encoder '{model}(checkpoint=\"path/to/model.safetensors\")'; or use "
-            "--encoder 'histogram(bins=8)', which needs no weights"
+            f"elsewhere and pass their file: --encoder '{model}(checkpoint=\"path/to/model.safetensors\")', or in "
+            f"training --model.encoders '{modality}={model}(checkpoint=\"path/to/model.safetensors\")'. "
+            + _without_weights(model if ":" not in source else "resnet18", modality)
         ) from error
+
+
+def _without_weights(model: str, modality: str) -> str:
+    stored = "--encoder 'histogram(bins=8)', and in training " if modality == "image" else ""
+    return f"What needs no weights is {stored}--model.encoders '{modality}={model}(pretrained=False)'"
 
 
 def _of_size(create: Callable[..., Any], size: int) -> Any:

@@ -226,6 +226,17 @@ def test_a_dataset_is_needed(configs: Path) -> None:
             ["--model.loss", "full", "--distill.graph", "id -> text"],
             "model.loss=full leaves no logits to distil; write --distill.graph with no edges",
         ),
+        (
+            ["--model.encoder-policy", "frozn"],
+            "model.encoder_policy=frozn: unknown policy 'frozn'; did you mean 'frozen'?",
+        ),
+        (
+            ["--model.encoder-policy", "top(2)"],
+            (
+                "model.encoder_policy=top(2) is for encoders of model.encoders without a policy of their own, and "
+                "there are none"
+            ),
+        ),
         (["--data.max-tokens", "imag=9"], "data.max_tokens names 'imag'; did you mean 'image'?"),
     ],
 )

@@ -204,9 +204,20 @@ def test_settings_out_of_range(bert: Path, options: dict[str, int], message: str
         load_encoder("text", str(bert), **options)
 
 
-def test_without_a_network_the_error_says_how_to_pass_a_folder() -> None:
-    with pytest.raises(EncoderError, match=r"pass the folder that holds its config.json: --encoder path/to/folder"):
-        load_encoder("text", "sentence-transformers/all-MiniLM-L6-v2")
+@pytest.mark.parametrize(
+    ("modality", "other"),
+    [
+        ("text", "--encoder 'tfidf(dim=64)', which stores features and cannot be trained"),
+        ("image", "--encoder 'histogram(bins=8)', and in training --model.encoders 'image=resnet18(pretrained=False)'"),
+        ("video", "and in training without, as 'r3d_18(pretrained=False)'"),
+    ],
+)
+def test_without_a_network_the_error_says_how_to_pass_a_folder(modality: str, other: str) -> None:
+    with pytest.raises(EncoderError) as caught:
+        load_encoder(modality, "no-such-owner/no-such-model")
+    folder = f"--encoder path/to/folder, or in training --model.encoders {modality}=path/to/folder. "
+    assert f"pass the folder that holds its config.json: {folder}" in str(caught.value)
+    assert str(caught.value).endswith(other)
 
 
 def test_a_misspelt_folder_is_answered_with_the_right_one(bert: Path) -> None:

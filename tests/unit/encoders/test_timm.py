@@ -12,7 +12,7 @@ from PIL import Image
 
 from odmt.encoders import EncoderError, Unreadable, load_encoder
 from odmt.encoders.image import TimmImage
-from odmt.encoders.network import FilePreparation, FrozenNetwork
+from odmt.encoders.network import FilePreparation, FrozenNetwork, Network
 from odmt.encoders.timm_models import create_timm
 from odmt.encoders.timm_models import timm_tokens as our_tokens
 from odmt.encoders.torchvision_mend import mend_torchvision
@@ -246,6 +246,18 @@ def test_bf16_is_another_recipe_and_close(pictures: list[Path]) -> None:
 def test_wrong_models_are_answered(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_encoder("image", name)
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_what_is_advised_without_a_network_can_be_had(modality: str) -> None:
+    with pytest.raises(EncoderError, match="Without a network") as caught:
+        Network.load(modality, "test_vit")
+    told = str(caught.value)
+    file = 'test_vit(checkpoint="path/to/model.safetensors")'
+    histogram = ["histogram(bins=8)"] if modality == "image" else []
+    assert re.findall("--encoder '(.*?)'", told) == [file, *histogram]
+    assert re.findall(f"--model.encoders '{modality}=(.*?)'", told) == [file, "test_vit(pretrained=False)"]
+    assert Network.load(modality, "test_vit(pretrained=False)").width == 64
 
 
 @pytest.mark.parametrize(

@@ -58,3 +58,20 @@ def test_flags_that_are_not_ours_are_answered_with_their_place(
     with pytest.raises(SystemExit):
         main(["--suite", "distillation", "--dataset", "sample", *flags])
     assert capsys.readouterr().err.endswith(f"{answer}\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        (["--", "--seed", "3"], "--seed after --: every run gets it from this command's own --seeds, which"),
+        (["--", "--seed=3"], "--seed after --: every run gets it from this command's own --seeds, which"),
+        (["--", "--ablation", "odmt"], "--ablation after --: every run gets it from this command's own --with, which"),
+        (["--", "--dataset", "x"], "--dataset after --: every run gets it from this command's own --dataset, which"),
+        (["--tune", "seed=3"], "--seed in --tune: every run gets it from this command's own --seeds, which"),
+        (["--", "--resume"], "--resume after --: leave it out; runs that were begun are gone on with anyway"),
+    ],
+)
+def test_what_this_command_sets_itself_is_not_set_for_train(flags: list[str], answer: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["--suite", "distillation", "--dataset", "sample", *flags])
+    assert str(error.value).startswith(f"error: {answer}")

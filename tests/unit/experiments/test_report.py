@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.studies import comparison
 from experiments.studies.comparison import Row, compare, to_markdown
 from experiments.studies.finished import Estimate, ReportError, Run, load, per_user
 from odmt.evaluate import CUTOFFS, metrics
@@ -180,3 +183,46 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path: Path, repository
 
     done = subprocess.run([*command[:2], "one/nothing"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "error: one/nothing does not exist; finished runs there: one/odmt\n")
+
+
+def report(monkeypatch: pytest.MonkeyPatch, place: Path, *words: str) -> str:
+    """Run the command in `place`; give what it says of a mistake, "" where there is none."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["report.py", *words])
+    try:
+        comparison.main()
+    except SystemExit as error:
+        return str(error.code)
+    return ""
+
+
+@pytest.mark.parametrize("again", ["odmt", "./odmt", "other/../odmt", "link"])
+def test_a_run_that_is_named_twice_is_refused(again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "odmt", TWO_STREAMS)
+    write_run(tmp_path / "other", ID_ONLY)
+    (tmp_path / "link").symlink_to("odmt")
+    told = report(monkeypatch, tmp_path, "odmt", "other", again)
+    also = "" if again in ("odmt", "./odmt") else f", as {again} the second time"
+    assert told == f"error: odmt is named twice{also}; name each run once"
+
+
+def test_the_json_file_may_lie_in_a_new_folder_and_must_be_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "odmt", TWO_STREAMS)
+    assert report(monkeypatch, tmp_path, "odmt", "--json", "new/folder/r.json") == ""
+    assert json.loads((tmp_path / "new/folder/r.json").read_text())["users"] == 4
+    for wrong in (".", "new", "odmt/result.json/r.json"):
+        told = report(monkeypatch, tmp_path, "odmt", "--json", wrong)
+        assert re.match(rf"error: --json {re.escape(wrong)} .*; name a file", told), told
+    assert not list(tmp_path.glob("**/.*.partial"))
+
+
+def test_the_example_of_several_runs_works_beside_folders_of_suites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("microlens-s1", "microlens-id_only-s1", "ablations/microlens/imt/ids-s1"):
+        write_run(tmp_path / "runs" / name, TWO_STREAMS)
+    (example,) = re.findall(r"report\.py (.*\*.*)", comparison.__doc__ or "")
+    words = [sorted(map(str, tmp_path.glob(word))) if "*" in word else [word] for word in shlex.split(example)]
+    assert report(monkeypatch, tmp_path, *(word for some in words for word in some)) == ""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +105,55 @@ def test_who_and_what_is_not_there_is_named(recommender: Recommender) -> None:
         recommender.histories([["i1"]], k=25)
 
 
+MISTAKES = """
+import sys
+from odmt import Recommender
+
+recommender = Recommender.load(sys.argv[1], device="cpu")
+for mistake in sys.argv[2:]:
+    try:
+        list(eval("recommender." + mistake))
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_is_of_the_wrong_type_is_told(trained: Path) -> None:
+    answers = {
+        "histories([['i1']], k='3')": "k is '3', and not a whole number; write k=10",
+        "histories([['i1']], k=3.5)": "k is 3.5, and not a whole number; write k=10",
+        "users(['u0'], k=True)": "k is True, and not a whole number; write k=10",
+        "users('u0')": "users is 'u0'; pass a list: ['u0']",
+        "users(12)": "users is 12; pass a list: ['12']",
+        "histories('i1')": "histories is 'i1'; pass a list: [['i1']]",
+        "histories([['i1'], 'i2'])": "history 1 is 'i2'; pass a list: ['i2']",
+    }
+    command = [sys.executable, "-c", MISTAKES, str(trained), *answers]
+    unchecked = {**os.environ, "ODMT_CHECK_SHAPES": "0"}  # beartype would be first
+    told = subprocess.run(command, env=unchecked, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == list(answers.values())
+
+
+def test_a_dataset_may_be_named_as_in_training(
+    trained: Path, opened: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/later").symlink_to(opened.path)
+    assert Recommender.load(trained, "later").ids == opened.ids()
+    with pytest.raises(ValueError, match=r"no dataset folder at data/latr; did you mean 'later'\?"):
+        Recommender.load(trained, "latr")
+
+
+def test_a_checkpoint_is_told_how_to_become_a_model(trained: Path) -> None:
+    step = next((trained / "checkpoints").glob("step-*"))
+    for checkpoint in (step, next((trained / "checkpoints").glob("best-*"))):
+        with pytest.raises(ValueError) as error:
+            Recommender.load(checkpoint)
+        way_out = f"make a model of it: python -m odmt.consolidate {checkpoint} FOLDER"
+        assert str(error.value) == f"{checkpoint} is a checkpoint, and not a model; {way_out}, and name that folder"
+
+
 def test_a_run_without_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no model; name a run that is finished"):
         Recommender.load(tmp_path)
@@ -127,3 +179,48 @@ def test_the_command_writes_a_table_of_all_users(
     assert main([str(trained), "--user", "u5", "nobody", "--out", str(tmp_path / "none.csv")]) == 1
     assert "error: there is no user 'nobody'" in capsys.readouterr().err
     assert not (tmp_path / "none.csv").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
+def test_a_device_that_is_not_there_is_told(device: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(trained), "--user", "u5", "--device", device]) == 1
+    assert f"error: --device {device} cannot be used here: " in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_is_told_before_the_work(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recommender, "load", None)  # is not reached
+    assert main([str(trained), "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told == f"error: --out {tmp_path} is a folder; name a file, such as {tmp_path}/recommendations.csv\n"
+    (tmp_path / "file").touch()
+    assert main([str(trained), "--out", str(tmp_path / "file" / "x.csv")]) == 1
+    assert f"error: --out {tmp_path}/file/x.csv cannot be written (" in capsys.readouterr().err
+
+
+def test_an_interruption_leaves_a_line_and_the_file_as_it_was(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.csv"
+    out.write_text("before")
+    monkeypatch.setattr("odmt.recommend._padded", interrupt)
+    assert main([str(trained), "--out", str(out)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {out} was not written"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    assert out.read_text() == "before"
+    assert main([str(trained)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(trained: Path) -> None:
+    command = [sys.executable, "-m", "odmt.recommend", str(trained), "--user", "u5"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.close()
+    _, told = child.communicate()
+    beside_the_bar = [line for line in told.splitlines() if line.strip() and not line.startswith("encode:")]
+    assert (child.returncode, beside_the_bar) == (141, [])
