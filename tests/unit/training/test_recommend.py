@@ -222,5 +222,6 @@ def test_a_reader_that_has_enough_ends_it_quietly(trained: Path) -> None:
     assert child.stdout is not None
     child.stdout.close()
     _, told = child.communicate()
-    beside_the_bar = [line for line in told.splitlines() if line.strip() and not line.startswith("encode:")]
-    assert (child.returncode, beside_the_bar) == (141, [])
+    assert child.returncode == 141
+    assert "Traceback" not in told
+    assert "roken pipe" not in told
