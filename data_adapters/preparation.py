@@ -57,12 +57,7 @@ def prepare(
         ReleaseError: where the release is not what the adapter reads; names file, line and field.
         DatasetError: where `out` is taken by something else, or cannot be written.
     """
-    if options.min_events < FEWEST_EVENTS:
-        print(
-            f"warning: --min-events {options.min_events}: a folder with histories of fewer than {FEWEST_EVENTS} "
-            "events is to recommend from alone; training refuses it",
-            file=sys.stderr,
-        )
+    _warn_of_short_histories(options)
     release = adapter.read(raw, arguments)
     with removed_on_failure(release.extracted):
         text, finders = _content(release, options)
@@ -121,6 +116,15 @@ def prepare(
                 f"{out}: writing failed ({str(error).splitlines()[0]}); nothing was kept. "
                 "Free some space, give --memory another size or name another folder, then run the command again"
             ) from error
+
+
+def _warn_of_short_histories(options: Options) -> None:
+    if options.min_events < FEWEST_EVENTS:
+        print(
+            f"warning: --min-events {options.min_events}: a folder with histories of fewer than {FEWEST_EVENTS} "
+            "events is to recommend from alone; training refuses it",
+            file=sys.stderr,
+        )
 
 
 def _own(arguments: Namespace) -> dict[str, str]:
